@@ -1,0 +1,1 @@
+//! Publishing to workers by pointer swap, with quiescent-state reclamation.
