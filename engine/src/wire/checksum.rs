@@ -1,0 +1,182 @@
+//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
+//!
+//! A one's complement sum does not depend on byte order as long as words are loaded and the result
+//! is stored in the same order (RFC 1071, section 2 (B)). So everything here works on native-order
+//! words and never swaps a byte: load with `from_ne_bytes`, store with `to_ne_bytes`.
+//!
+//! Incremental update is equation 3 of RFC 1624, `HC' = ~(~HC + ~m + m')`; the older form of RFC
+//! 1141 gives 0xFFFF where 0x0000 is right.
+
+/// Folds a sum of 16-bit words (with any number of carries above) to 16 bits.
+#[inline]
+#[must_use]
+pub const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// The one's complement sum of `bytes` in native order, unfolded. An odd last byte counts as the
+/// first byte of a word whose second is zero (RFC 1071, section 1).
+#[inline]
+#[must_use]
+pub fn sum(bytes: &[u8]) -> u64 {
+    let mut total = 0u64;
+    let (words, rest) = bytes.as_chunks::<4>();
+    for word in words {
+        total += u64::from(u32::from_ne_bytes(*word));
+    }
+    let (pairs, last) = rest.as_chunks::<2>();
+    for pair in pairs {
+        total += u64::from(u16::from_ne_bytes(*pair));
+    }
+    if let [byte] = last {
+        total += u64::from(u16::from_ne_bytes([*byte, 0]));
+    }
+    total
+}
+
+/// Whether `bytes`, which include their checksum field, sum to all ones, as an intact header does.
+#[inline]
+#[must_use]
+pub fn is_valid(bytes: &[u8]) -> bool {
+    fold(sum(bytes)) == 0xffff
+}
+
+/// The checksum of `bytes` (whose checksum field is zero), as the two bytes to store.
+#[inline]
+#[must_use]
+pub fn of(bytes: &[u8]) -> [u8; 2] {
+    (!fold(sum(bytes))).to_ne_bytes()
+}
+
+/// What a change of fields adds to every checksum that covers them.
+///
+/// Collect the old and the new words once, then apply the delta to the IPv4 header checksum, the
+/// TCP or UDP checksum, or both.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Delta(u64);
+
+impl Delta {
+    /// No change.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(0)
+    }
+
+    /// A 32-bit aligned field changed from `old` to `new` (bytes as they lie in the frame).
+    #[inline]
+    #[must_use]
+    pub fn word32(self, old: [u8; 4], new: [u8; 4]) -> Self {
+        Self(self.0 + u64::from(!u32::from_ne_bytes(old)) + u64::from(u32::from_ne_bytes(new)))
+    }
+
+    /// A 16-bit aligned field changed from `old` to `new` (bytes as they lie in the frame).
+    #[inline]
+    #[must_use]
+    pub fn word16(self, old: [u8; 2], new: [u8; 2]) -> Self {
+        Self(self.0 + u64::from(!u16::from_ne_bytes(old)) + u64::from(u16::from_ne_bytes(new)))
+    }
+
+    /// A 128-bit field (an IPv6 address) changed from `old` to `new`.
+    #[inline]
+    #[must_use]
+    pub fn word128(mut self, old: &[u8; 16], new: &[u8; 16]) -> Self {
+        for (old, new) in old.as_chunks::<4>().0.iter().zip(new.as_chunks::<4>().0) {
+            self = self.word32(*old, *new);
+        }
+        self
+    }
+
+    /// Both changes together.
+    #[inline]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
+    /// The checksum after the change: RFC 1624, equation 3.
+    #[inline]
+    #[must_use]
+    pub fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
+        let old = u16::from_ne_bytes(checksum);
+        (!fold(u64::from(!old) + self.0)).to_ne_bytes()
+    }
+
+    /// The UDP checksum after the change. Zero on the wire means "not computed" and stays zero; a
+    /// checksum that comes out as zero is sent as all ones (RFC 768).
+    #[inline]
+    #[must_use]
+    pub fn apply_udp(self, checksum: [u8; 2]) -> [u8; 2] {
+        if checksum == [0, 0] {
+            return checksum;
+        }
+        match self.apply(checksum) {
+            [0, 0] => [0xff, 0xff],
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// RFC 1071's definition, word by word.
+    fn reference(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for pair in bytes.chunks(2) {
+            let word = u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]);
+            sum += u32::from(word);
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    #[test]
+    fn rfc_1624_section_4s_example_gives_zero_not_all_ones() {
+        let delta = Delta::none().word16([0x55, 0x55], [0x32, 0x85]);
+        assert_eq!(delta.apply([0xdd, 0x2f]), [0x00, 0x00]);
+    }
+
+    #[test]
+    fn a_udp_checksum_of_zero_stays_and_a_computed_zero_becomes_all_ones() {
+        let delta = Delta::none().word16([0x55, 0x55], [0x32, 0x85]);
+        assert_eq!(delta.apply_udp([0, 0]), [0, 0]);
+        assert_eq!(delta.apply_udp([0xdd, 0x2f]), [0xff, 0xff]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_sum_agrees_with_the_rfcs_definition(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(of(&bytes), reference(&bytes).to_be_bytes());
+        }
+
+        #[test]
+        fn an_update_equals_a_recomputation(
+            mut bytes in proptest::collection::vec(any::<u8>(), 40..100),
+            new4: [u8; 4], new2: [u8; 2], new16: [u8; 16],
+        ) {
+            bytes[0..2].fill(0);
+            let before = of(&bytes);
+            let old4 = bytes[4..8].try_into().unwrap();
+            let old2 = bytes[10..12].try_into().unwrap();
+            let old16: [u8; 16] = bytes[16..32].try_into().unwrap();
+            let delta = Delta::none()
+                .word32(old4, new4)
+                .and(Delta::none().word16(old2, new2))
+                .word128(&old16, &new16);
+            bytes[4..8].copy_from_slice(&new4);
+            bytes[10..12].copy_from_slice(&new2);
+            bytes[16..32].copy_from_slice(&new16);
+            let recomputed = of(&bytes);
+            // The two zeros of one's complement arithmetic: an all-zero packet is the only one
+            // whose checksum is +0 by computation and -0 by update.
+            if bytes.iter().any(|byte| *byte != 0) {
+                prop_assert_eq!(delta.apply(before), recomputed);
+            }
+        }
+    }
+}
