@@ -92,7 +92,11 @@ impl HeapBuffer {
     pub fn with_room(frame: &[u8], headroom: usize, tailroom: usize) -> Self {
         let mut memory = vec![0; headroom + frame.len() + tailroom].into_boxed_slice();
         memory[headroom..headroom + frame.len()].copy_from_slice(frame);
-        Self { memory, start: headroom, len: frame.len() }
+        Self {
+            memory,
+            start: headroom,
+            len: frame.len(),
+        }
     }
 
     /// A buffer that holds a copy of `frame`, with [`HEADROOM`] on both sides.
@@ -151,7 +155,11 @@ impl Buffer for HeapBuffer {
 }
 
 fn check(wanted: usize, available: usize) -> Result<(), NoRoom> {
-    if wanted <= available { Ok(()) } else { Err(NoRoom { wanted, available }) }
+    if wanted <= available {
+        Ok(())
+    } else {
+        Err(NoRoom { wanted, available })
+    }
 }
 
 /// Frames from the heap, without limit: what `replay` and tests use in place of a mempool.
@@ -185,9 +193,27 @@ mod tests {
     #[test]
     fn growing_beyond_the_room_is_refused_and_changes_nothing() {
         let mut buffer = HeapBuffer::with_room(&[9; 10], 2, 1);
-        assert_eq!(buffer.prepend(3), Err(NoRoom { wanted: 3, available: 2 }));
-        assert_eq!(buffer.append(2), Err(NoRoom { wanted: 2, available: 1 }));
-        assert_eq!(buffer.trim_front(11), Err(NoRoom { wanted: 11, available: 10 }));
+        assert_eq!(
+            buffer.prepend(3),
+            Err(NoRoom {
+                wanted: 3,
+                available: 2
+            })
+        );
+        assert_eq!(
+            buffer.append(2),
+            Err(NoRoom {
+                wanted: 2,
+                available: 1
+            })
+        );
+        assert_eq!(
+            buffer.trim_front(11),
+            Err(NoRoom {
+                wanted: 11,
+                available: 10
+            })
+        );
         assert_eq!(buffer.data(), [9; 10]);
     }
 }

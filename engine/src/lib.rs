@@ -4,4 +4,7 @@
 //! owns NICs through DPDK; without it, what remains is pure and runs anywhere.
 
 pub mod buffer;
+pub mod counters;
+pub mod memory;
+pub mod publish;
 pub mod wire;

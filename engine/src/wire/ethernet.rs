@@ -61,7 +61,9 @@ impl fmt::Debug for MacAddr {
 
 /// A text that is not six hexadecimal octets with colons between them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is not a MAC address; six hexadecimal octets are accepted, as in 02:00:00:00:00:01")]
+#[error(
+    "\"{0}\" is not a MAC address; six hexadecimal octets are accepted, as in 02:00:00:00:00:01"
+)]
 pub struct BadMac(String);
 
 impl FromStr for MacAddr {
@@ -72,13 +74,20 @@ impl FromStr for MacAddr {
         let mut octets = [0; 6];
         let mut parts = text.split(':');
         for octet in &mut octets {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(bad)?;
+            let part = parts
+                .next()
+                .filter(|part| part.len() == 2)
+                .ok_or_else(bad)?;
             if !part.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                 return Err(bad());
             }
             *octet = u8::from_str_radix(part, 16).map_err(|_| bad())?;
         }
-        if parts.next().is_some() { Err(bad()) } else { Ok(Self(octets)) }
+        if parts.next().is_some() {
+            Err(bad())
+        } else {
+            Ok(Self(octets))
+        }
     }
 }
 
@@ -111,7 +120,9 @@ pub const fn ethertype(header: &[u8; LEN]) -> u16 {
 pub const fn addresses(destination: MacAddr, source: MacAddr) -> [u8; 12] {
     let d = destination.0;
     let s = source.0;
-    [d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5]]
+    [
+        d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5],
+    ]
 }
 
 /// An 802.1Q tag's control field: priority (3 bits), drop eligible (1), VLAN identifier (12).
@@ -138,14 +149,24 @@ mod tests {
         assert_eq!(destination(&HEADER), MacAddr([2, 0, 0, 0, 0, 1]));
         assert_eq!(source(&HEADER), MacAddr([2, 0, 0, 0, 0, 2]));
         assert_eq!(ethertype(&HEADER), ethertype::IPV6);
-        assert_eq!(addresses(destination(&HEADER), source(&HEADER)), HEADER[..12]);
+        assert_eq!(
+            addresses(destination(&HEADER), source(&HEADER)),
+            HEADER[..12]
+        );
     }
 
     #[test]
     fn a_mac_address_reads_back_as_it_is_written() {
         let text = "02:00:5e:10:00:ff";
         assert_eq!(text.parse::<MacAddr>().unwrap().to_string(), text);
-        for bad in ["", "02:00:5e:10:00", "02:00:5e:10:00:ff:01", "2:0:5e:10:0:ff", "02-00-5e-10-00-ff", "+2:00:5e:10:00:ff"] {
+        for bad in [
+            "",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:ff:01",
+            "2:0:5e:10:0:ff",
+            "02-00-5e-10-00-ff",
+            "+2:00:5e:10:00:ff",
+        ] {
             assert!(bad.parse::<MacAddr>().is_err(), "{bad}");
         }
     }

@@ -112,7 +112,10 @@ mod tests {
         let header = Header(&bytes);
         assert_eq!((header.version(), header.payload_len()), (6, 256));
         assert_eq!((header.next_header(), header.hop_limit()), (17, 64));
-        assert_eq!((header.source(), header.destination()), (&[0xaa; 16], &[0xbb; 16]));
+        assert_eq!(
+            (header.source(), header.destination()),
+            (&[0xaa; 16], &[0xbb; 16])
+        );
 
         let mut header = HeaderMut(&mut bytes);
         header.decrement_hop_limit();
@@ -120,6 +123,9 @@ mod tests {
         header.set_destination(&[2; 16]);
         let header = Header(&bytes);
         assert_eq!(header.hop_limit(), 63);
-        assert_eq!((header.source(), header.destination()), (&[1; 16], &[2; 16]));
+        assert_eq!(
+            (header.source(), header.destination()),
+            (&[1; 16], &[2; 16])
+        );
     }
 }

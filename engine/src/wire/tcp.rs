@@ -64,7 +64,10 @@ mod tests {
         bytes[12] = 0x80;
         bytes[13] = flags::SYN | flags::ACK;
         let header = Header(&bytes);
-        assert_eq!((header.source_port(), header.destination_port()), (0xc001, 80));
+        assert_eq!(
+            (header.source_port(), header.destination_port()),
+            (0xc001, 80)
+        );
         assert_eq!((header.header_len(), header.flags()), (32, 0x12));
     }
 }

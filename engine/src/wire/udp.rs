@@ -46,7 +46,10 @@ mod tests {
     #[test]
     fn fields_are_read_from_their_places() {
         let header = Header(&[0xc0, 0x01, 0x00, 0x35, 0x00, 0x10, 0, 0]);
-        assert_eq!((header.source_port(), header.destination_port()), (0xc001, 53));
+        assert_eq!(
+            (header.source_port(), header.destination_port()),
+            (0xc001, 53)
+        );
         assert_eq!(header.length(), 16);
         assert!(header.is_unchecked());
         assert!(!Header(&[0, 0, 0, 0, 0, 8, 0, 1]).is_unchecked());
