@@ -83,7 +83,7 @@ net_nginx() {
     mkdir -p "$dir"
     cat >"$dir/nginx.conf" <<CONF
 user root;
-worker_processes 1;
+master_process off;   # one process, so that a signal reaches all of it
 daemon off;
 pid $dir/pid;
 error_log $dir/error.log warn;

@@ -1,0 +1,160 @@
+//! A running `weir`, and `weirctl` for it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::namespace::Namespace;
+use crate::process::Process;
+use crate::{Failure, Result, cores, host, wait};
+
+const START: Duration = Duration::from_secs(30);
+
+/// `weir run` in a namespace. Dropping it kills the process and removes its segment.
+pub struct Daemon {
+    process: Process,
+    instance: String,
+    config: PathBuf,
+}
+
+impl Daemon {
+    /// Writes the configuration into `dir`, starts weir with it and waits until it answers `weirctl status`.
+    pub fn start(namespace: &Namespace, dir: &Path, instance: &str, config: &str) -> Result<Self> {
+        let path = dir.join(format!("{instance}.toml"));
+        std::fs::write(&path, config)?;
+        Self::start_file(namespace, dir, instance, &path)
+    }
+
+    /// Starts weir with an existing file.
+    pub fn start_file(
+        namespace: &Namespace,
+        dir: &Path,
+        instance: &str,
+        config: &Path,
+    ) -> Result<Self> {
+        let mut daemon = Self::launch(namespace, dir, instance, config)?;
+        daemon.wait_ready()?;
+        Ok(daemon)
+    }
+
+    /// Starts weir and does not wait: for tests in which it may refuse.
+    pub fn launch(
+        namespace: &Namespace,
+        dir: &Path,
+        instance: &str,
+        config: &Path,
+    ) -> Result<Self> {
+        let mut command = namespace.command_on(&cores::all(), host::binary("weir")?);
+        command.args(["run", "--config"]).arg(config);
+        let log = (0..)
+            .map(|n| dir.join(format!("weir-{n}.log")))
+            .find(|path| !path.exists());
+        let log = log.ok_or_else(|| Failure::new("no free name for a log"))?;
+        let process = Process::start("weir", &command, &log)?;
+        Ok(Self {
+            process,
+            instance: instance.to_owned(),
+            config: config.to_owned(),
+        })
+    }
+
+    fn wait_ready(&mut self) -> Result {
+        let pid = self.process.pid();
+        wait::until("weir to answer weirctl", START, || {
+            let ended = self.process.must_run();
+            if ended.is_err() {
+                return Some(ended);
+            }
+            // A stale segment may answer as well: the answer must come from this process.
+            let status = self.ctl_output(&["--output", "json", "status"]).ok()?;
+            let answered = status.status.success()
+                && String::from_utf8_lossy(&status.stdout).contains(&pid.to_string());
+            answered.then_some(Ok(()))
+        })
+        .map_err(|failure| Failure::new(format!("{failure:?}; weir wrote:\n{}", self.log())))?
+    }
+
+    /// The instance's name.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// The configuration file it was started with.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Its shared-memory segment.
+    pub fn segment(&self) -> PathBuf {
+        Path::new("/dev/shm").join(format!("weir.{}", self.instance))
+    }
+
+    /// A `weirctl` command for this instance, away from the worker's core.
+    pub fn weirctl(&self) -> Result<Command> {
+        let mut command = Command::new("taskset");
+        command
+            .args(["-c", &cores::others()])
+            .arg(host::binary("weirctl")?);
+        command
+            .args(["--instance", &self.instance])
+            .stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// Runs weirctl and returns what came of it, good or bad.
+    pub fn ctl_output(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.weirctl()?.args(arguments).output()?)
+    }
+
+    /// Runs weirctl, which must succeed; returns its standard output.
+    pub fn ctl(&self, arguments: &[&str]) -> Result<String> {
+        crate::process::capture(self.weirctl()?.args(arguments))
+    }
+
+    /// Runs weirctl with JSON output.
+    pub fn ctl_json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.ctl(&[&["--output", "json"], arguments].concat())?;
+        serde_json::from_str(&text)
+            .map_err(|error| Failure::new(format!("weirctl {arguments:?}: {error}: {text}")))
+    }
+
+    /// Runs weirctl, which must refuse with exit code 1; returns what it said.
+    pub fn ctl_refused(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.ctl_output(arguments)?;
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        crate::ensure!(
+            output.status.code() == Some(1),
+            "weirctl {arguments:?} should have been refused with exit code 1, but: {}\n{said}",
+            output.status
+        );
+        Ok(said)
+    }
+
+    /// Ends weir with SIGTERM; it must be gone within ten seconds.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        self.process.terminate(Duration::from_secs(10))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = std::fs::remove_file(self.segment());
+    }
+}
