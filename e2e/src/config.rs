@@ -99,15 +99,10 @@ impl Config {
     pub fn text(&self) -> String {
         format!(
             "[instance]\nname = \"{}\"\nhash_key = \"000102030405060708090a0b0c0d0e0f\"\n\n[engine]\nworkers = [{}]\n\
-             control_core = 0\nmemory = \"{}\"\nidle = \"{}\"\n{}{}{}",
+             control_core = 0\nmemory = \"{}\"\nidle = \"poll\"\n{}{}{}",
             self.instance,
             cores::worker(),
             self.memory,
-            if cores::count() > 1 {
-                "poll"
-            } else {
-                "adaptive"
-            },
             if self.engine.is_empty() {
                 "flows_per_worker = 100_000\n"
             } else {

@@ -1,20 +1,13 @@
 //! Who runs where: weir's worker polls the last core alone, everything else (test, servers, clients, the kernel's
-//! work on their behalf) shares the others. On a machine with one core all share it.
+//! work on their behalf) shares the others. There must be two cores at least.
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::Result;
 
-/// The number of cores of this machine.
+/// The number of cores that are online, whatever this process is confined to.
 pub fn count() -> usize {
-    std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .max(configured())
-}
-
-/// Cores the kernel knows, whatever this process is confined to.
-fn configured() -> usize {
     std::fs::read_to_string("/sys/devices/system/cpu/online")
         .ok()
         .and_then(|list| list.trim().rsplit(['-', ',']).next()?.parse::<usize>().ok())
@@ -39,7 +32,7 @@ pub fn all() -> String {
 /// Confines this process, and what it starts from now on, to the cores that no worker polls.
 pub fn leave_worker_alone() -> Result {
     let mut set = CpuSet::new();
-    for core in 0..count().saturating_sub(1).max(1) {
+    for core in 0..count().saturating_sub(1) {
         set.set(core)?;
     }
     sched_setaffinity(Pid::from_raw(0), &set)?;

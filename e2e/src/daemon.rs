@@ -17,7 +17,11 @@ pub struct Daemon {
     process: Process,
     instance: String,
     config: PathBuf,
+    shm: PathBuf,
 }
+
+/// Where segments are unless told otherwise.
+const SHM: &str = "/dev/shm";
 
 impl Daemon {
     /// Writes the configuration into `dir`, starts weir with it and waits until it answers `weirctl status`.
@@ -46,21 +50,38 @@ impl Daemon {
         instance: &str,
         config: &Path,
     ) -> Result<Self> {
+        Self::launch_in(namespace, dir, instance, config, Path::new(SHM))
+    }
+
+    /// [`Daemon::launch`] with its segment in another folder (`WEIR_SHM_DIR`).
+    pub fn launch_in(
+        namespace: &Namespace,
+        dir: &Path,
+        instance: &str,
+        config: &Path,
+        shm: &Path,
+    ) -> Result<Self> {
         let mut command = namespace.command_on(&cores::all(), host::binary("weir")?);
-        command.args(["run", "--config"]).arg(config);
+        command
+            .args(["run", "--config"])
+            .arg(config)
+            .env("WEIR_SHM_DIR", shm);
         let log = (0..)
             .map(|n| dir.join(format!("weir-{n}.log")))
             .find(|path| !path.exists());
         let log = log.ok_or_else(|| Failure::new("no free name for a log"))?;
         let process = Process::start("weir", &command, &log)?;
+        let (config, shm) = (config.to_owned(), shm.to_owned());
         Ok(Self {
             process,
             instance: instance.to_owned(),
-            config: config.to_owned(),
+            config,
+            shm,
         })
     }
 
-    fn wait_ready(&mut self) -> Result {
+    /// Waits until this process, and not a segment left by another, answers `weirctl status`.
+    pub fn wait_ready(&mut self) -> Result {
         let pid = self.process.pid();
         wait::until("weir to answer weirctl", START, || {
             let ended = self.process.must_run();
@@ -98,7 +119,7 @@ impl Daemon {
 
     /// Its shared-memory segment.
     pub fn segment(&self) -> PathBuf {
-        Path::new("/dev/shm").join(format!("weir.{}", self.instance))
+        self.shm.join(format!("weir.{}", self.instance))
     }
 
     /// A `weirctl` command for this instance, away from the worker's core.
@@ -144,6 +165,18 @@ impl Daemon {
             output.status
         );
         Ok(said)
+    }
+
+    /// The weight of a backend, as `weirctl backend list` gives it.
+    pub fn weight(&self, service: &str, backend: &str) -> Result<u64> {
+        let listed = self.ctl_json(&["backend", "list", service])?;
+        let weight = listed.as_array().and_then(|all| {
+            let found = all
+                .iter()
+                .find(|b| b["backend"] == backend || b["name"] == backend)?;
+            found["weight"].as_u64()
+        });
+        weight.ok_or_else(|| Failure::new(format!("no weight of {backend} in {listed}")))
     }
 
     /// Ends weir with SIGTERM; it must be gone within ten seconds.

@@ -16,6 +16,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use crate::namespace::Namespace;
+use crate::tap::{Cable, Change};
 use crate::{Result, host};
 
 /// VIPs that are also on the backends' loopback, for `dsr-l2`.
@@ -42,6 +43,8 @@ pub enum Arms {
 
 /// Namespaces joined by switches, and a folder for the test's files.
 pub struct Lab {
+    // First, so that it is unplugged before its namespaces go.
+    _cable: Option<Cable>,
     /// Where the requests come from.
     pub client: Namespace,
     /// Where weir runs.
@@ -56,15 +59,33 @@ pub struct Lab {
 impl Lab {
     /// A lab with this many backends.
     pub fn new(arms: Arms, backends: usize) -> Result<Self> {
-        let switch = Namespace::new("switch")?;
-        for bridge in ["br0", "br1"] {
-            switch.ip(&format!(
-                "link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
-            ))?;
-            switch.ip(&format!("link set {bridge} up"))?;
-        }
+        let switch = switch()?;
         let lan = if arms == Arms::One { "br0" } else { "br1" };
 
+        let balancer = balancer()?;
+        plug(&balancer, "eth0", &switch, "br0", "to-weir0")?;
+        if arms == Arms::Two {
+            plug(&balancer, "eth1", &switch, "br1", "to-weir1")?;
+        }
+        Self::around(switch, balancer, None, lan, backends)
+    }
+
+    /// A one-armed lab in which the balancer's `eth0` hangs on the switch by a cable that does `forth` to frames on
+    /// their way to weir and `back` to those it sends.
+    pub fn trunk(backends: usize, forth: Change, back: Change) -> Result<Self> {
+        let (switch, balancer) = (switch()?, balancer()?);
+        let cable = Cable::join(&switch, &balancer, "eth0", forth, back)?;
+        switch.ip("link set eth0 master br0")?;
+        Self::around(switch, balancer, Some(cable), "br0", backends)
+    }
+
+    fn around(
+        switch: Namespace,
+        balancer: Namespace,
+        cable: Option<Cable>,
+        lan: &str,
+        backends: usize,
+    ) -> Result<Self> {
         let client = Namespace::new("client")?;
         plug(&client, "eth0", &switch, "br0", "to-client")?;
         client.ip("addr add 192.0.2.10/24 dev eth0")?;
@@ -72,20 +93,14 @@ impl Lab {
         client.ip("route add 198.51.100.0/24 via 192.0.2.2")?;
         client.ip("route add 2001:db8:ff::/64 via 2001:db8:1::2")?;
 
-        let balancer = Namespace::new("balancer")?;
-        balancer.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
-        balancer.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
-        plug(&balancer, "eth0", &switch, "br0", "to-weir0")?;
-        if arms == Arms::Two {
-            plug(&balancer, "eth1", &switch, "br1", "to-weir1")?;
-        }
-
+        let dir = TempDir::with_prefix("weir-e2e-")?;
         let mut lab = Self {
+            _cable: cable,
             client,
             balancer,
             backends: Vec::new(),
             switch,
-            dir: TempDir::with_prefix("weir-e2e-")?,
+            dir,
         };
         for n in 1..=backends {
             lab.add_backend(n, lan)?;
@@ -138,6 +153,27 @@ impl Lab {
         }
         Ok(found)
     }
+}
+
+fn switch() -> Result<Namespace> {
+    let switch = Namespace::new("switch")?;
+    switch.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
+    switch.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
+    for bridge in ["br0", "br1"] {
+        switch.ip(&format!(
+            "link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+        ))?;
+        switch.ip(&format!("link set {bridge} up"))?;
+    }
+    Ok(switch)
+}
+
+/// The balancer's namespace: its kernel stays out of everything.
+fn balancer() -> Result<Namespace> {
+    let balancer = Namespace::new("balancer")?;
+    balancer.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
+    balancer.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
+    Ok(balancer)
 }
 
 /// The IPv4 address of the n-th backend, counted from 1.

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::{Failure, Result, ensure};
+use crate::namespace::Namespace;
+use crate::{Failure, Result, ensure, sockets};
 
 /// Bytes without a short period (xorshift64*), so that a swapped or repeated segment cannot look right.
 pub fn pattern(seed: u64) -> impl Iterator<Item = u8> {
@@ -59,22 +60,27 @@ impl Echo {
         Ok(())
     }
 
-    /// Sends every byte of every connection back.
-    pub fn tcp(&mut self, listener: TcpListener) -> Result {
+    /// Sends every byte of every connection back, after a greeting.
+    pub fn tcp(&mut self, listener: TcpListener, greeting: &'static str) -> Result {
         listener.set_nonblocking(true)?;
         let (stop, served) = (Arc::clone(&self.stop), Arc::clone(&self.served));
         self.threads.push(std::thread::spawn(move || {
-            let mut connections = Vec::new();
+            let mut connections: Vec<(TcpStream, JoinHandle<()>)> = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 if let Ok((stream, _)) = listener.accept() {
                     served.fetch_add(1, Ordering::Relaxed);
-                    connections.push(std::thread::spawn(move || echo_stream(stream)));
+                    let Ok(handle) = stream.try_clone() else {
+                        continue;
+                    };
+                    let thread = std::thread::spawn(move || echo_stream(stream, greeting));
+                    connections.push((handle, thread));
                 } else {
                     std::thread::sleep(Duration::from_millis(5));
                 }
             }
-            for connection in connections {
-                let _ = connection.join();
+            for (stream, thread) in connections {
+                let _ = stream.shutdown(Shutdown::Both);
+                let _ = thread.join();
             }
         }));
         Ok(())
@@ -96,12 +102,11 @@ impl Drop for Echo {
     }
 }
 
-fn echo_stream(mut stream: TcpStream) {
+fn echo_stream(mut stream: TcpStream, greeting: &str) {
     let mut buffer = vec![0; 65_536];
     if stream.set_nonblocking(false).is_err()
-        || stream
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .is_err()
+        || stream.set_nodelay(true).is_err()
+        || stream.write_all(greeting.as_bytes()).is_err()
     {
         return;
     }
@@ -109,6 +114,39 @@ fn echo_stream(mut stream: TcpStream) {
         if length == 0 || stream.write_all(&buffer[..length]).is_err() {
             break;
         }
+    }
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// A TCP connection to an echo server that is kept open, and the name of the backend that greeted.
+pub struct Held {
+    stream: TcpStream,
+    /// The greeting without its line end.
+    pub backend: String,
+}
+
+impl Held {
+    /// Connects and reads the greeting, a line.
+    pub fn open(client: &Namespace, to: SocketAddr) -> Result<Self> {
+        let mut stream = sockets::connect(client, to)?;
+        let (mut backend, mut byte) = (String::new(), [0]);
+        while backend.len() < 64 {
+            stream.read_exact(&mut byte)?;
+            if byte == *b"\n" {
+                return Ok(Self { stream, backend });
+            }
+            backend.push(char::from(byte[0]));
+        }
+        Err(Failure::new(format!("no greeting but {backend:?}")))
+    }
+
+    /// Whether a line sent over it comes back within `limit`.
+    pub fn echoes(&mut self, limit: Duration) -> bool {
+        let mut back = [0; 5];
+        self.stream.set_read_timeout(Some(limit)).is_ok()
+            && self.stream.write_all(b"hello").is_ok()
+            && self.stream.read_exact(&mut back).is_ok()
+            && back == *b"hello"
     }
 }
 

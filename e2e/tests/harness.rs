@@ -111,7 +111,7 @@ fn data_comes_back_as_it_was_sent_and_load_counts_what_was_answered() -> Result 
     // Without weir in between: the client reaches the backend's network directly.
     lab.client.ip("addr add 10.0.0.250/24 dev eth0")?;
     let mut echo = Echo::new();
-    echo.tcp(sockets::listen(b1, "10.0.0.11:7".parse()?)?)?;
+    echo.tcp(sockets::listen(b1, "10.0.0.11:7".parse()?)?, "")?;
     tcp_round_trip(
         &sockets::connect(&lab.client, "10.0.0.11:7".parse()?)?,
         1_000_003,
