@@ -1,1 +1,23 @@
-//! Placeholder head.
+//! The dataplane of weir: services, backends, Maglev, conntrack, rewriting, neighbours.
+//!
+//! The packet path (`parse`, `service`, `conntrack`, `maglev`, `forward`, `pipeline`) and the
+//! control core (`control`) are pure: bytes and the time come in, bytes go out. `replay` drives them
+//! from capture files; `daemon`, behind the `dpdk` feature, from NICs.
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod adjacency;
+pub mod config;
+pub mod conntrack;
+pub mod control;
+#[cfg(feature = "dpdk")]
+pub mod daemon;
+pub mod endpoints;
+pub mod flow;
+pub mod forward;
+pub mod maglev;
+pub mod parse;
+pub mod pipeline;
+pub mod replay;
+pub mod service;

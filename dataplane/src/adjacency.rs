@@ -1,0 +1,289 @@
+//! Where packets leave: ports, routes, and the next hops' MAC addresses, as workers read them.
+//!
+//! A *hop* is one neighbour on one port. Hops keep their numbers for life, so that a backend names
+//! its hop by number; the control core resolves them by ARP or NDP and publishes a new adjacency
+//! when one changes. A backend's hop is known when the pool is applied. A client's (the way back of
+//! `nat`) is looked up here: longest prefix first, then the gateway's hop or, on a connected
+//! network, the client's own.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use weir_engine::wire::ethernet::MacAddr;
+
+use crate::address::{Addr, Version};
+use crate::endpoints::{Endpoint, Endpoints};
+
+/// A port as the packet path sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Egress {
+    /// The source address of frames that leave here.
+    pub mac: MacAddr,
+    /// The tag of frames that leave here; `None` leaves untagged, or with the tag that a frame came
+    /// in with by the same port.
+    pub vlan: Option<u16>,
+    /// The largest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// A neighbour on a port: its number there, and its MAC once it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// The port's number.
+    pub port: u16,
+    /// Its MAC; `None` until it is resolved.
+    pub mac: Option<MacAddr>,
+}
+
+/// Who the next hop is, by address: what has to be resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Neighbour {
+    /// The port's number.
+    pub port: u16,
+    /// Its address there.
+    pub address: IpAddr,
+}
+
+/// A network and how it is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// The network's address.
+    pub network: IpAddr,
+    /// Its prefix length in bits.
+    pub prefix: u8,
+    /// The port that leads there.
+    pub port: u16,
+    /// The gateway, and its hop's number; `None` on a connected network.
+    pub gateway: Option<(IpAddr, u32)>,
+}
+
+impl Route {
+    /// Whether `address` lies in the network.
+    #[must_use]
+    pub fn covers(&self, address: &IpAddr) -> bool {
+        covers(self.network, self.prefix, *address)
+    }
+}
+
+/// Whether `address` lies in `network/prefix`; never across families.
+#[must_use]
+pub fn covers(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
+    match (network, address) {
+        (IpAddr::V4(network), IpAddr::V4(address)) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            (network.to_bits() ^ address.to_bits()) & mask == 0
+        }
+        (IpAddr::V6(network), IpAddr::V6(address)) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+            (network.to_bits() ^ address.to_bits()) & mask == 0
+        }
+        _ => false,
+    }
+}
+
+/// Where a packet goes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextHop {
+    /// To this neighbour.
+    Ready {
+        /// By this port.
+        port: u16,
+        /// To this MAC.
+        mac: MacAddr,
+    },
+    /// To a neighbour whose MAC is not known yet.
+    Unresolved(Neighbour),
+    /// No route leads there.
+    NoRoute,
+}
+
+/// Ports, routes and neighbours of one moment.
+#[derive(Debug, Clone)]
+pub struct Adjacency {
+    /// Ports by number.
+    pub ports: Vec<Egress>,
+    hops: Vec<Hop>,
+    neighbours: Vec<Neighbour>,
+    /// Hops by address and port, for clients on connected networks.
+    by_address: Endpoints,
+    /// Longest prefix first.
+    routes: Vec<Route>,
+}
+
+impl Adjacency {
+    /// From ports, routes in any order, and hops by number.
+    #[must_use]
+    pub fn new(ports: Vec<Egress>, mut routes: Vec<Route>, hops: &[(Neighbour, Option<MacAddr>)]) -> Self {
+        routes.sort_by_key(|route| std::cmp::Reverse(route.prefix));
+        let pairs: Vec<(Endpoint, u32)> = (0u32..)
+            .zip(hops)
+            .map(|(number, (neighbour, _))| (key(neighbour), number))
+            .collect();
+        Self {
+            ports,
+            hops: hops.iter().map(|(neighbour, mac)| Hop { port: neighbour.port, mac: *mac }).collect(),
+            neighbours: hops.iter().map(|(neighbour, _)| *neighbour).collect(),
+            by_address: Endpoints::new(&pairs),
+            routes,
+        }
+    }
+
+    /// Hot: the hop with this number.
+    #[inline]
+    #[must_use]
+    pub fn hop(&self, number: u32) -> NextHop {
+        match self.hops.get(number as usize) {
+            Some(Hop { port, mac: Some(mac) }) => NextHop::Ready { port: *port, mac: *mac },
+            Some(Hop { mac: None, .. }) => self.unresolved(number),
+            None => NextHop::NoRoute,
+        }
+    }
+
+    #[cold]
+    fn unresolved(&self, number: u32) -> NextHop {
+        self.neighbours.get(number as usize).copied().map_or(NextHop::NoRoute, NextHop::Unresolved)
+    }
+
+    /// Hot: the next hop to any address. Looks at each route once, longest prefix first.
+    #[inline]
+    #[must_use]
+    pub fn toward(&self, version: Version, address: Addr) -> NextHop {
+        let ip = address.to_ip(version);
+        let Some(route) = self.routes.iter().find(|route| route.covers(&ip)) else {
+            return NextHop::NoRoute;
+        };
+        if let Some((_, hop)) = route.gateway {
+            return self.hop(hop);
+        }
+        let endpoint = Endpoint::new(version, address, route.port, 0);
+        match self.by_address.get(endpoint) {
+            Some(hop) => self.hop(hop),
+            None => NextHop::Unresolved(Neighbour { port: route.port, address: ip }),
+        }
+    }
+
+    /// Hot: the port with this number.
+    #[inline]
+    #[must_use]
+    pub fn port(&self, number: u16) -> Option<&Egress> {
+        self.ports.get(usize::from(number))
+    }
+}
+
+fn key(neighbour: &Neighbour) -> Endpoint {
+    Endpoint::new(Version::of(&neighbour.address), neighbour.address.into(), neighbour.port, 0)
+}
+
+/// Hops by number while they are being given out, on the control core.
+#[derive(Debug, Default, Clone)]
+pub struct Hops {
+    numbers: HashMap<Neighbour, u32>,
+    list: Vec<(Neighbour, Option<MacAddr>)>,
+}
+
+impl Hops {
+    /// The neighbour's number; a new one if it has none yet.
+    pub fn number(&mut self, neighbour: Neighbour) -> u32 {
+        *self.numbers.entry(neighbour).or_insert_with(|| {
+            self.list.push((neighbour, None));
+            (self.list.len() - 1) as u32
+        })
+    }
+
+    /// Sets a neighbour's MAC; whether that changed anything.
+    pub fn set(&mut self, neighbour: Neighbour, mac: Option<MacAddr>) -> bool {
+        let number = self.number(neighbour) as usize;
+        match self.list.get_mut(number) {
+            Some((_, known)) if *known != mac => {
+                *known = mac;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The neighbour's MAC.
+    #[must_use]
+    pub fn mac(&self, neighbour: &Neighbour) -> Option<MacAddr> {
+        let number = *self.numbers.get(neighbour)?;
+        self.list.get(number as usize).and_then(|(_, mac)| *mac)
+    }
+
+    /// All hops by number.
+    #[must_use]
+    pub fn list(&self) -> &[(Neighbour, Option<MacAddr>)] {
+        &self.list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn route(network: &str, prefix: u8, port: u16, gateway: Option<(&str, u32)>) -> Route {
+        let gateway = gateway.map(|(address, hop)| (ip(address), hop));
+        Route { network: ip(network), prefix, port, gateway }
+    }
+
+    fn adjacency() -> Adjacency {
+        let egress = Egress { mac: MacAddr([2; 6]), vlan: None, mtu: 1500 };
+        let hop = |port, address, mac| (Neighbour { port, address: ip(address) }, mac);
+        Adjacency::new(
+            vec![egress; 2],
+            vec![
+                route("0.0.0.0", 0, 0, Some(("192.0.2.1", 0))),
+                route("192.0.2.0", 24, 0, None),
+                route("10.0.0.0", 8, 1, Some(("10.1.0.1", 1))),
+                route("10.1.0.0", 16, 1, None),
+                route("2001:db8::", 64, 0, None),
+            ],
+            &[
+                hop(0, "192.0.2.1", Some(MacAddr([1; 6]))),
+                hop(1, "10.1.0.1", None),
+                hop(1, "10.1.0.9", Some(MacAddr([9; 6]))),
+            ],
+        )
+    }
+
+    fn toward(address: &str) -> NextHop {
+        let address = ip(address);
+        adjacency().toward(Version::of(&address), address.into())
+    }
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        assert_eq!(toward("203.0.113.9"), NextHop::Ready { port: 0, mac: MacAddr([1; 6]) });
+        assert_eq!(toward("10.1.0.9"), NextHop::Ready { port: 1, mac: MacAddr([9; 6]) });
+        let gateway = Neighbour { port: 1, address: ip("10.1.0.1") };
+        assert_eq!(toward("10.200.0.1"), NextHop::Unresolved(gateway));
+    }
+
+    #[test]
+    fn an_unknown_neighbour_on_a_connected_network_is_to_be_resolved() {
+        let client = Neighbour { port: 0, address: ip("192.0.2.77") };
+        assert_eq!(toward("192.0.2.77"), NextHop::Unresolved(client));
+        let client = Neighbour { port: 0, address: ip("2001:db8::7") };
+        assert_eq!(toward("2001:db8::7"), NextHop::Unresolved(client));
+    }
+
+    #[test]
+    fn an_address_without_route_is_said_so() {
+        assert_eq!(toward("2001:db9::1"), NextHop::NoRoute);
+    }
+
+    #[test]
+    fn hops_keep_their_numbers() {
+        let mut hops = Hops::default();
+        let a = Neighbour { port: 0, address: ip("10.0.0.1") };
+        let b = Neighbour { port: 1, address: ip("10.0.0.1") };
+        assert_eq!((hops.number(a), hops.number(b), hops.number(a)), (0, 1, 0));
+        assert!(hops.set(b, Some(MacAddr([3; 6]))));
+        assert!(!hops.set(b, Some(MacAddr([3; 6]))));
+        assert_eq!(hops.mac(&b), Some(MacAddr([3; 6])));
+        assert_eq!(hops.mac(&a), None);
+    }
+}

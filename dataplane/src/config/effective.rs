@@ -1,0 +1,191 @@
+//! The configuration as TOML text, every default filled in: what `weir check` prints, and a
+//! configuration that means the same.
+
+use std::fmt::Write;
+
+use weir_engine::wire::ethernet::MacAddr;
+use weir_shm::duration;
+use weir_shm::model::{Admin, HealthKind, NO_DEADLINE, PortMatch, Service};
+
+use super::{Config, Idle, Memory};
+
+/// Writes `key = value` lines; writing to a string cannot fail.
+struct Lines(String);
+
+impl Lines {
+    fn table(&mut self, header: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        let _ = writeln!(self.0, "{header}");
+    }
+
+    fn raw(&mut self, key: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.raw(key, quoted(value));
+    }
+
+    fn comment(&mut self, text: &str) {
+        let _ = writeln!(self.0, "# {text}");
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn list<T>(items: &[T], show: impl Fn(&T) -> String) -> String {
+    format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(", "))
+}
+
+/// The configuration's text.
+pub fn text(config: &Config) -> String {
+    let mut lines = Lines(String::new());
+    instance(&mut lines, config);
+    engine(&mut lines, config);
+    for port in &config.ports {
+        lines.table("[[port]]");
+        lines.text("name", &port.name);
+        lines.text("device", port.device.as_str());
+        lines.raw("addresses", list(&port.addresses, |own| quoted(&own.to_string())));
+        match port.mac {
+            Some(mac) => lines.text("mac", &mac.to_string()),
+            None => lines.comment("mac: the device's own"),
+        }
+        match port.mtu {
+            Some(mtu) => lines.raw("mtu", mtu),
+            None => lines.comment("mtu: the device's own"),
+        }
+        if let Some(vlan) = port.vlan {
+            lines.raw("vlan", vlan);
+        }
+    }
+    for route in &config.routes {
+        lines.table("[[route]]");
+        lines.text("to", &route.to.to_string());
+        lines.text("via", &route.via.to_string());
+    }
+    for (address, mac) in &config.neighbours {
+        lines.table("[[neighbor]]");
+        lines.text("address", &address.to_string());
+        lines.text("mac", &MacAddr::to_string(mac));
+    }
+    for one in &config.pool.services {
+        service(&mut lines, one);
+    }
+    lines.0
+}
+
+fn instance(lines: &mut Lines, config: &Config) {
+    let instance = &config.instance;
+    lines.table("[instance]");
+    lines.text("name", &instance.name);
+    match instance.hash_key {
+        Some(key) => lines.text("hash_key", &format!("{:032x}", u128::from_be_bytes(key.0))),
+        None => lines.comment("hash_key: random at each start"),
+    }
+    for (key, value) in [("owner", &instance.owner), ("group", &instance.group)] {
+        if let Some(value) = value {
+            lines.text(key, value);
+        }
+    }
+}
+
+fn engine(lines: &mut Lines, config: &Config) {
+    let engine = &config.engine;
+    lines.table("[engine]");
+    lines.raw("workers", list(&engine.workers, usize::to_string));
+    lines.raw("control_core", engine.control_core);
+    lines.text(
+        "memory",
+        match engine.memory {
+            Memory::HugePages => "hugepages",
+            Memory::Anonymous => "anonymous",
+        },
+    );
+    match engine.memory_mb {
+        Some(mb) => lines.raw("memory_mb", mb),
+        None => lines.comment("memory_mb: as much as the ports need"),
+    }
+    lines.text(
+        "idle",
+        match engine.idle {
+            Idle::Poll => "poll",
+            Idle::Adaptive => "adaptive",
+        },
+    );
+    lines.raw("flows_per_worker", engine.flows_per_worker);
+    match &engine.file_prefix {
+        Some(prefix) => lines.text("file_prefix", prefix),
+        None => lines.comment("file_prefix: made from the instance's name"),
+    }
+    lines.raw("eal_args", list(&engine.eal_args, |argument| quoted(argument)));
+}
+
+fn service(lines: &mut Lines, service: &Service) {
+    lines.table("[[service]]");
+    lines.text("name", &service.name);
+    lines.text("vip", &service.vip.to_string());
+    match service.port {
+        PortMatch::Exact(port) => lines.raw("port", port),
+        PortMatch::Any => lines.text("port", "any"),
+    }
+    lines.text("protocol", service.protocol.name());
+    lines.text("forwarding", service.forwarding.name());
+    lines.text("scheduler", service.scheduler.name());
+    lines.raw("table_size", service.table_size);
+    let timeouts = &service.timeouts;
+    lines.raw(
+        "timeouts",
+        format!(
+            "{{ syn = \"{}\", established = \"{}\", closing = \"{}\", udp = \"{}\" }}",
+            duration::text(timeouts.syn),
+            duration::text(timeouts.established),
+            duration::text(timeouts.closing),
+            duration::text(timeouts.udp),
+        ),
+    );
+    health(lines, service);
+    for backend in &service.backends {
+        let _ = writeln!(lines.0, "[[service.backend]]");
+        lines.text("address", &backend.address.to_string());
+        if service.forwarding.rewrites_port() && service.port != PortMatch::Any {
+            lines.raw("port", backend.port);
+        }
+        lines.raw("weight", backend.weight);
+        match backend.admin {
+            Admin::Enabled => {}
+            Admin::Disabled => lines.text("state", "disabled"),
+            Admin::Drain { timeout } => {
+                lines.text("state", "drain");
+                if timeout != NO_DEADLINE {
+                    lines.text("drain_timeout", &duration::text(timeout));
+                }
+            }
+        }
+    }
+}
+
+fn health(lines: &mut Lines, service: &Service) {
+    let health = &service.health;
+    let _ = writeln!(lines.0, "[service.health]");
+    lines.text("kind", health.kind.name());
+    if health.kind == HealthKind::None {
+        return;
+    }
+    lines.text("interval", &duration::text(health.interval));
+    lines.text("timeout", &duration::text(health.timeout));
+    lines.raw("fall", health.fall);
+    lines.raw("rise", health.rise);
+    if let Some(port) = health.port {
+        lines.raw("port", port);
+    }
+    for (key, value) in [("path", &health.path), ("host", &health.host)] {
+        if let Some(value) = value {
+            lines.text(key, value);
+        }
+    }
+}

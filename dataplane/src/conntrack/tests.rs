@@ -1,0 +1,167 @@
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+fn profiles() -> Profiles {
+    Profiles::new(&[Profile::new(10_000, 350_000, 10_000, 120_000)])
+}
+
+fn table(flows: u64) -> Conntrack {
+    Conntrack::new(flows, false).unwrap()
+}
+
+/// A well-mixed hash of a flow's number.
+fn hash(flow: u64) -> FlowHash {
+    let mix = |x: u64| {
+        let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    };
+    FlowHash { bucket: mix(flow * 2 + 1), fingerprint: mix(flow * 2 + 2).max(1) }
+}
+
+fn entry(slot: u32, state: State, seen: Tick) -> Details {
+    Details::new(slot, state, 0, seen)
+}
+
+#[test]
+fn an_entry_packs_and_unpacks() {
+    let details = Details::new(1_054_321, State::Closing, 255, Tick(u32::MAX));
+    assert_eq!(details.backend(), 1_054_321);
+    assert_eq!(details.state(), State::Closing);
+    assert_eq!(details.profile(), 255);
+    assert_eq!(details.seen(), Tick(u32::MAX));
+}
+
+#[test]
+fn a_flow_is_found_until_its_states_time_out() {
+    for (state, timeout) in [
+        (State::Syn, 10_000),
+        (State::Established, 350_000),
+        (State::Loose, 350_000),
+        (State::Closing, 10_000),
+        (State::Udp, 120_000),
+        (State::UdpNew, 120_000),
+    ] {
+        let mut table = table(100);
+        let start = Tick(u32::MAX - 5_000); // the clock wraps while the flow lives
+        table.insert(hash(1), entry(7, state, start), start, &profiles());
+        let at = |ms: u32| Tick(start.0.wrapping_add(ms));
+        let found = table.find(hash(1), at(timeout - 1), &profiles()).unwrap();
+        assert_eq!(found.1.backend(), 7);
+        assert_eq!(table.find(hash(1), at(timeout), &profiles()), None, "{state:?}");
+    }
+}
+
+#[test]
+fn a_dead_flows_place_is_reused_and_it_is_never_there_twice() {
+    let mut table = table(1);
+    for round in 0..50u32 {
+        let now = Tick(round * 11_000);
+        assert!(table.find(hash(1), now, &profiles()).is_none());
+        let inserted = table.insert(hash(1), entry(1, State::Syn, now), now, &profiles());
+        assert_eq!(inserted, Inserted::Free);
+        let mut live = 0;
+        table.reader().for_each_live(now, &profiles(), |_| live += 1);
+        assert_eq!(live, 1);
+    }
+}
+
+#[test]
+fn the_other_bucket_of_the_other_bucket_is_the_first() {
+    for count in [2, 3, 1000, 65_537] {
+        for flow in 0..1000 {
+            let first = primary(hash(flow), count);
+            let second = secondary(first, hash(flow), count);
+            assert!(first < count && second < count);
+            assert_eq!(secondary(second, hash(flow), count), first);
+        }
+    }
+}
+
+#[test]
+fn a_syn_flood_evicts_no_established_flow() {
+    let mut table = table(1_000);
+    let now = Tick(0);
+    let established: Vec<u64> = (0..800)
+        .filter(|flow| {
+            table.insert(hash(*flow), entry(1, State::Established, now), now, &profiles())
+                != Inserted::Untracked
+        })
+        .collect();
+    let later = Tick(349_000); // long idle, but alive
+    let mut untracked = 0;
+    for flow in 10_000..200_000 {
+        let inserted = table.insert(hash(flow), entry(2, State::Syn, later), later, &profiles());
+        untracked += u32::from(inserted == Inserted::Untracked);
+    }
+    for flow in established {
+        assert!(table.find(hash(flow), later, &profiles()).is_some(), "flow {flow} was evicted");
+    }
+    assert!(untracked > 0, "some buckets are full of established flows");
+}
+
+#[test]
+fn embryonic_flows_give_way_first_then_the_one_closest_to_its_time_out() {
+    let mut table = table(1); // two buckets, eight entries
+    let now = Tick(100_000);
+    for flow in 0..6 {
+        let seen = Tick(90_001 + flow as u32); // closing: between 1 and 6 ms to live
+        table.insert(hash(flow), entry(1, State::Closing, seen), now, &profiles());
+    }
+    for flow in 6..8 {
+        table.insert(hash(flow), entry(1, State::Syn, now), now, &profiles());
+    }
+    let alive = |table: &Conntrack| -> Vec<u64> {
+        (0..8).filter(|flow| table.find(hash(*flow), now, &profiles()).is_some()).collect()
+    };
+    if alive(&table).len() < 8 {
+        return; // the eight did not fit into their own buckets with these hashes
+    }
+    let newcomer = |table: &mut Conntrack, flow| {
+        table.insert(hash(flow), entry(2, State::Loose, now), now, &profiles())
+    };
+    assert_eq!(newcomer(&mut table, 100), Inserted::Evicted);
+    assert_eq!(newcomer(&mut table, 101), Inserted::Evicted);
+    assert_eq!(alive(&table), [0, 1, 2, 3, 4, 5], "both SYNs went first");
+}
+
+#[test]
+fn a_proven_flow_gives_way_only_to_one_that_is_no_syn_and_only_after_half_its_time_out() {
+    let mut full = table(1);
+    for flow in 0..64 {
+        full.insert(hash(flow), entry(1, State::Udp, Tick(0)), Tick(0), &profiles());
+    }
+    let newcomer = |table: &mut Conntrack, state, now| {
+        table.insert(hash(1_000), entry(2, state, now), now, &profiles())
+    };
+    assert_eq!(newcomer(&mut full, State::UdpNew, Tick(60_000)), Inserted::Untracked);
+    assert_eq!(newcomer(&mut full, State::Syn, Tick(60_001)), Inserted::Untracked);
+    assert_eq!(newcomer(&mut full, State::UdpNew, Tick(60_001)), Inserted::Evicted);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Against an oracle: what the table says of a flow is what was last said to it, or nothing.
+    #[test]
+    fn the_table_never_tells_anothers_backend(
+        steps in proptest::collection::vec((0u64..300, 0u32..50, 0u32..5_000), 1..600),
+    ) {
+        let mut table = table(64);
+        let mut oracle = HashMap::new();
+        let mut now = Tick(0);
+        for (flow, slot, wait) in steps {
+            now = Tick(now.0 + wait);
+            if let Some((place, details)) = table.find(hash(flow), now, &profiles()) {
+                prop_assert_eq!(Some(&details.backend()), oracle.get(&flow));
+                table.update(place, entry(slot, State::Udp, now));
+                oracle.insert(flow, slot);
+            } else if table.insert(hash(flow), entry(slot, State::UdpNew, now), now, &profiles())
+                != Inserted::Untracked
+            {
+                oracle.insert(flow, slot);
+            }
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The book of services: what each service and backend is numbered, and the tables built for them.
+//!
+//! Numbers outlive changes. A backend keeps its number for as long as the daemon runs, also while it
+//! is removed, so that conntrack entries keep their meaning, a backend that returns finds its flows,
+//! and its counters go on where they were.
+//!
+//! A service's Maglev table is built anew only when its members changed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weir_shm::counters;
+use weir_shm::model::{self, Admin, Forced, Pool, PortMatch};
+
+use crate::address::{Addr, Version};
+use crate::conntrack::{Profile, Profiles};
+use crate::endpoints::{Endpoint, Endpoints};
+use crate::maglev::{self, Member};
+use crate::service::{Backend, Service, Services, Takes, protocol_number};
+
+/// Time-out profiles that conntrack entries can name.
+const PROFILES: usize = 256;
+
+/// Why a pool cannot be put in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unbookable {
+    /// More services since the start than counters.
+    #[error("more than {} services have been seen since the daemon started; restart it", counters::MAX_SERVICES)]
+    Services,
+    /// More backends since the start than counters.
+    #[error("more than {} backends have been seen since the daemon started; restart it", counters::MAX_BACKENDS)]
+    Backends,
+    /// More different time-outs than entries can name.
+    #[error("more than {PROFILES} different sets of time-outs have been seen since the daemon started; restart it")]
+    Profiles,
+}
+
+/// What the book keeps of a service.
+#[derive(Debug, Default)]
+struct Chapter {
+    number: u32,
+    backends: HashMap<String, u32>,
+    table_of: Vec<Member>,
+    table_size: u32,
+    table: Option<Arc<[u16]>>,
+}
+
+/// The book; see the module's text.
+#[derive(Debug, Default)]
+pub struct Book {
+    chapters: HashMap<String, Chapter>,
+    /// Service and backend by the backend's number.
+    backends: Vec<(String, String)>,
+    profiles: Vec<Profile>,
+    tables_built: u64,
+}
+
+/// Which flows a backend takes, and whether the whole pool had to fail open for it.
+#[must_use]
+pub fn takes(service: &model::Service, backend: &model::Backend, drained: bool) -> Takes {
+    match backend.admin {
+        Admin::Disabled => Takes::Nothing,
+        Admin::Drain { .. } if drained => Takes::Nothing,
+        Admin::Drain { .. } => known_unless_down(backend),
+        Admin::Enabled if backend.weight == 0 => known_unless_down(backend),
+        Admin::Enabled if backend.forced == Forced::Down && !fails_open(service) => Takes::Nothing,
+        Admin::Enabled => Takes::All,
+    }
+}
+
+fn known_unless_down(backend: &model::Backend) -> Takes {
+    if backend.forced == Forced::Down { Takes::Nothing } else { Takes::Known }
+}
+
+/// Whether every backend that could take new flows is down: then all of them do, rather than none.
+/// Backends disabled or drained by hand never count.
+#[must_use]
+pub fn fails_open(service: &model::Service) -> bool {
+    service
+        .backends
+        .iter()
+        .filter(|backend| backend.admin == Admin::Enabled && backend.weight > 0)
+        .all(|backend| backend.forced == Forced::Down)
+}
+
+impl Book {
+    /// The services of a pool. `hop` numbers a backend's next hop; `drained` names backends whose
+    /// drain has run out, as (service, backend); `own` are the ports' addresses.
+    ///
+    /// # Errors
+    /// When numbers have run out; the book is unharmed.
+    pub fn services(
+        &mut self,
+        generation: u64,
+        pool: &Pool,
+        drained: &HashSet<(String, String)>,
+        own: &[IpAddr],
+        mut hop: impl FnMut(&model::Service, &model::Backend) -> u32,
+    ) -> Result<Services, Unbookable> {
+        let mut services = Vec::with_capacity(pool.services.len());
+        let mut backends = vec![Backend::default(); self.backends.len()];
+        for service in &pool.services {
+            let profile = self.profile(service)?;
+            let entry = self.service(service, profile, drained, &mut backends, &mut hop)?;
+            services.push(entry);
+        }
+        let (vips, returns) = endpoints(pool);
+        let vip_addresses = pool.services.iter().map(|service| service.vip);
+        let local: Vec<(Endpoint, u32)> = vip_addresses
+            .chain(own.iter().copied())
+            .map(|address| (Endpoint::address(Version::of(&address), address.into()), 0))
+            .collect();
+        Ok(Services {
+            generation,
+            services,
+            backends,
+            profiles: Profiles::new(&self.profiles),
+            vips: Endpoints::new(&vips),
+            returns: Endpoints::new(&returns),
+            local: Endpoints::new(&local),
+            any_port: pool.services.iter().any(|service| service.port == PortMatch::Any),
+        })
+    }
+
+    fn service(
+        &mut self,
+        service: &model::Service,
+        profile: u8,
+        drained: &HashSet<(String, String)>,
+        all: &mut Vec<Backend>,
+        hop: &mut impl FnMut(&model::Service, &model::Backend) -> u32,
+    ) -> Result<Service, Unbookable> {
+        let seen = self.chapters.len();
+        if !self.chapters.contains_key(&service.name) && seen >= counters::MAX_SERVICES {
+            return Err(Unbookable::Services);
+        }
+        let Self { chapters, backends: names, tables_built, .. } = self;
+        let chapter = chapters
+            .entry(service.name.clone())
+            .or_insert_with(|| Chapter { number: seen as u32, ..Chapter::default() });
+        let mut members = Vec::new();
+        let mut numbers = Vec::new();
+        for backend in &service.backends {
+            let name = backend.name(service);
+            let number = chapter.backend(&service.name, &name, names)?;
+            let is_drained = drained.contains(&(service.name.clone(), name.clone()));
+            let takes = takes(service, backend, is_drained);
+            if number as usize >= all.len() {
+                all.resize(number as usize + 1, Backend::default());
+            }
+            all[number as usize] = Backend {
+                address: backend.address.into(),
+                port: backend.port.to_be_bytes(),
+                takes,
+                hop: hop(service, backend),
+                counters: counters::backend_base(number) as u32,
+            };
+            if takes == Takes::All {
+                numbers.push((name.clone(), number));
+                members.push(Member { name, weight: backend.weight, slot: 0 });
+            }
+        }
+        // By name, as everything that a table holds, so that the file's order changes nothing.
+        members.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        numbers.sort_unstable();
+        for (slot, member) in (0u16..).zip(&mut members) {
+            member.slot = slot;
+        }
+        let port = match service.port {
+            PortMatch::Exact(port) => port.to_be_bytes(),
+            PortMatch::Any => [0, 0],
+        };
+        Ok(Service {
+            mode: service.forwarding.into(),
+            vip: service.vip.into(),
+            port,
+            profile,
+            counters: counters::service_base(chapter.number) as u32,
+            table: chapter.table(members, service.table_size, tables_built),
+            members: numbers.into_iter().map(|(_, number)| number).collect(),
+        })
+    }
+
+    fn profile(&mut self, service: &model::Service) -> Result<u8, Unbookable> {
+        let millis = |duration: std::time::Duration| {
+            u32::try_from(duration.as_millis()).unwrap_or(u32::MAX / 2).min(u32::MAX / 2)
+        };
+        let timeouts = &service.timeouts;
+        let profile = Profile::new(
+            millis(timeouts.syn),
+            millis(timeouts.established),
+            millis(timeouts.closing),
+            millis(timeouts.udp),
+        );
+        if let Some(known) = self.profiles.iter().position(|known| *known == profile) {
+            return Ok(known as u8);
+        }
+        if self.profiles.len() >= PROFILES {
+            return Err(Unbookable::Profiles);
+        }
+        self.profiles.push(profile);
+        Ok((self.profiles.len() - 1) as u8)
+    }
+
+    /// A service's number, which is that of its counters, if it was ever in the pool.
+    #[must_use]
+    pub fn service_number(&self, service: &str) -> Option<u32> {
+        self.chapters.get(service).map(|chapter| chapter.number)
+    }
+
+    /// A backend's number, which is that of its counters, if it was ever in the service.
+    #[must_use]
+    pub fn number(&self, service: &str, backend: &str) -> Option<u32> {
+        self.chapters.get(service)?.backends.get(backend).copied()
+    }
+
+    /// Service and name of the backend with this number.
+    #[must_use]
+    pub fn backend(&self, number: u32) -> Option<(&str, &str)> {
+        let (service, name) = self.backends.get(number as usize)?;
+        Some((service, name))
+    }
+
+    /// Every service ever seen with its number, and its backends with theirs, in order of name.
+    #[must_use]
+    pub fn everything_seen(&self) -> BTreeMap<&str, (u32, BTreeMap<&str, u32>)> {
+        self.chapters
+            .iter()
+            .map(|(name, chapter)| {
+                let backends =
+                    chapter.backends.iter().map(|(name, number)| (name.as_str(), *number));
+                (name.as_str(), (chapter.number, backends.collect()))
+            })
+            .collect()
+    }
+
+    /// Services and backends numbered so far: how much of the counters is in use.
+    #[must_use]
+    pub fn numbered(&self) -> (usize, usize) {
+        (self.chapters.len(), self.backends.len())
+    }
+
+    /// Tables built since the start.
+    #[must_use]
+    pub const fn tables_built(&self) -> u64 {
+        self.tables_built
+    }
+}
+
+impl Chapter {
+    /// The backend's number: the one it had, or the next.
+    fn backend(
+        &mut self,
+        service: &str,
+        name: &str,
+        names: &mut Vec<(String, String)>,
+    ) -> Result<u32, Unbookable> {
+        if let Some(number) = self.backends.get(name) {
+            return Ok(*number);
+        }
+        if names.len() >= counters::MAX_BACKENDS {
+            return Err(Unbookable::Backends);
+        }
+        let number = names.len() as u32;
+        names.push((service.to_owned(), name.to_owned()));
+        self.backends.insert(name.to_owned(), number);
+        Ok(number)
+    }
+
+    fn table(&mut self, members: Vec<Member>, size: u32, built: &mut u64) -> Arc<[u16]> {
+        if let Some(table) = &self.table
+            && self.table_of == members
+            && self.table_size == size
+        {
+            return Arc::clone(table);
+        }
+        let table: Arc<[u16]> = maglev::build(&members, size).into();
+        *built += 1;
+        self.table_of = members;
+        self.table_size = size;
+        self.table = Some(Arc::clone(&table));
+        table
+    }
+}
+
+/// VIPs to services, and backends of `nat` services to services.
+#[allow(clippy::type_complexity)]
+fn endpoints(pool: &Pool) -> (Vec<(Endpoint, u32)>, Vec<(Endpoint, u32)>) {
+    let (mut vips, mut returns) = (Vec::new(), Vec::new());
+    for (number, service) in (0u32..).zip(&pool.services) {
+        let protocol = protocol_number(service.protocol);
+        let key = |address: IpAddr, port: u16| {
+            Endpoint::new(Version::of(&address), Addr::from(address), port, protocol)
+        };
+        let port = match service.port {
+            PortMatch::Exact(port) => port,
+            PortMatch::Any => 0,
+        };
+        vips.push((key(service.vip, port), number));
+        if service.forwarding == model::Forwarding::Nat {
+            returns.extend(
+                service.backends.iter().map(|backend| (key(backend.address, backend.port), number)),
+            );
+        }
+    }
+    (vips, returns)
+}

@@ -1,0 +1,475 @@
+//! The control core: everything that is not a balanced packet.
+//!
+//! It answers ARP, NDP and echo, resolves neighbours, keeps packets that wait for one, puts pools
+//! in force, and says what it sees. It never blocks a worker: workers hand frames over through
+//! bounded queues and read what it publishes by one pointer.
+//!
+//! No socket, clock or thread in here: frames and the time come in, frames go to the outbox. The
+//! daemon and `replay` drive the same code.
+
+pub mod book;
+pub mod lookup;
+pub mod neighbours;
+pub mod netstack;
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_engine::buffer::{Buffer, BufferSource};
+use weir_engine::counters::CounterWriter;
+use weir_engine::publish::{Publisher, Reader};
+use weir_engine::wire::ethernet::{self, MacAddr};
+use weir_shm::counters::{self, DropReason};
+use weir_shm::model::{self, Admin, Pool};
+
+use crate::adjacency::{Adjacency, Egress, Neighbour};
+use crate::address::Version;
+use crate::config::Config;
+use crate::conntrack::ConntrackReader;
+use crate::flow::FlowHasher;
+use crate::parse::Accepts;
+use crate::pipeline::Snapshot;
+use crate::service::Services;
+
+use book::{Book, Unbookable};
+use neighbours::{Action, Nanos, Neighbours};
+
+/// What a port turned out to be once its device was opened (or, in `replay`, what stands for it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortFacts {
+    /// The address that frames leave with.
+    pub mac: MacAddr,
+    /// Whether frames to other unicast addresses are refused.
+    pub filter: bool,
+    /// The largest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// Why a pool was not put in force.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The pool contradicts itself or this machine's configuration.
+    #[error("{0}")]
+    Invalid(String),
+    /// Numbers have run out.
+    #[error(transparent)]
+    Unbookable(#[from] Unbookable),
+}
+
+/// A frame that the control core wants sent.
+#[derive(Debug)]
+pub struct Outgoing<B> {
+    /// By which port.
+    pub port: u16,
+    /// The frame.
+    pub frame: B,
+    /// Whether it is a balanced packet that had waited; otherwise weir made it.
+    pub balanced: bool,
+}
+
+/// The control core's state; see the module's text.
+pub struct Control<S: BufferSource> {
+    config: Arc<Config>,
+    facts: Vec<PortFacts>,
+    source: S,
+    own: Vec<Vec<IpAddr>>,
+    hasher: FlowHasher,
+    book: Book,
+    pool: Pool,
+    neighbours: Neighbours<S::Buffer>,
+    publisher: Publisher<Snapshot>,
+    counters: CounterWriter,
+    tables: Vec<ConntrackReader>,
+    drains: BTreeMap<(String, String), Drain>,
+    drained: HashSet<(String, String)>,
+    outbox: Vec<Outgoing<S::Buffer>>,
+    actions: Vec<Action<S::Buffer>>,
+}
+
+impl<S: BufferSource> Control<S> {
+    /// A control core over ports that turned out as `facts`, with the configuration's pool in
+    /// force, and a reader of what it publishes for each of `workers` workers.
+    ///
+    /// # Errors
+    /// As [`Control::apply`].
+    pub fn new(
+        config: Arc<Config>,
+        facts: Vec<PortFacts>,
+        hasher: FlowHasher,
+        source: S,
+        counters: CounterWriter,
+        workers: usize,
+    ) -> Result<(Self, Vec<Reader<Snapshot>>), Refusal> {
+        let own = own_addresses(&config, &facts);
+        let mut neighbours = Neighbours::default();
+        for (address, mac) in &config.neighbours {
+            for (port, _) in (0u16..).zip(&config.ports).filter(|(_, port)| port.connects(*address)) {
+                neighbours.set_static(Neighbour { port, address: *address }, *mac);
+            }
+        }
+        let pool = config.pool.clone();
+        let mut book = Book::default();
+        let services = book_services(
+            &mut book, &mut neighbours, &config, &own, 1, &pool, &HashSet::new(),
+        )?;
+        let adjacency = adjacency(&config, &facts, &mut neighbours);
+        neighbours.take_changed();
+        let snapshot = Snapshot { services: Arc::new(services), adjacency: Arc::new(adjacency) };
+        let (publisher, readers) = Publisher::new(snapshot, workers);
+        let control = Self {
+            config,
+            facts,
+            source,
+            own,
+            hasher,
+            book,
+            pool,
+            neighbours,
+            publisher,
+            counters,
+            tables: Vec::new(),
+            drains: BTreeMap::new(),
+            drained: HashSet::new(),
+            outbox: Vec::new(),
+            actions: Vec::new(),
+        };
+        Ok((control, readers))
+    }
+
+    /// Lets the control core read the workers' flow tables, for questions about flows.
+    pub fn watch(&mut self, tables: Vec<ConntrackReader>) {
+        self.tables = tables;
+    }
+
+    /// What each port accepts, by number: for the workers' pipelines.
+    #[must_use]
+    pub fn accepts(&self) -> Vec<Accepts> {
+        self.config
+            .ports
+            .iter()
+            .zip(&self.facts)
+            .map(|(port, facts)| Accepts {
+                mac: facts.filter.then_some(facts.mac),
+                vlan: port.vlan,
+            })
+            .collect()
+    }
+
+    /// The pool in force.
+    #[must_use]
+    pub const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The book of numbers.
+    #[must_use]
+    pub const fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// The generation in force.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.publisher.current().services.generation
+    }
+
+    /// What the workers read, and how far each has come.
+    #[must_use]
+    pub const fn publisher(&self) -> &Publisher<Snapshot> {
+        &self.publisher
+    }
+
+    /// Frees what no worker reads any more.
+    pub fn reclaim(&mut self) {
+        self.publisher.reclaim();
+    }
+
+    /// The control core's own counters.
+    pub const fn counters(&mut self) -> &mut CounterWriter {
+        &mut self.counters
+    }
+
+    /// Packets that wait for a neighbour.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.neighbours.held()
+    }
+
+    /// Frames to be sent, in order.
+    pub fn take_outgoing(&mut self) -> std::vec::Drain<'_, Outgoing<S::Buffer>> {
+        self.outbox.drain(..)
+    }
+
+    /// Puts a pool in force as `generation`.
+    ///
+    /// # Errors
+    /// Why not; what was in force stays so.
+    pub fn apply(&mut self, now: Nanos, generation: u64, pool: Pool) -> Result<(), Refusal> {
+        pool.validate().map_err(|problem| Refusal::Invalid(problem.to_string()))?;
+        self.config.check_reach(&pool).map_err(|problem| Refusal::Invalid(problem.to_string()))?;
+        let drains = follow_drains(now, &pool, &self.drains);
+        let drained: HashSet<(String, String)> =
+            drains.iter().filter(|(_, drain)| drain.due <= now).map(|(who, _)| who.clone()).collect();
+        self.put_in_force(generation, &pool, &drained)?;
+        self.pool = pool;
+        self.drains = drains;
+        self.drained = drained;
+        Ok(())
+    }
+
+    fn put_in_force(
+        &mut self,
+        generation: u64,
+        pool: &Pool,
+        drained: &HashSet<(String, String)>,
+    ) -> Result<(), Refusal> {
+        let services = book_services(
+            &mut self.book, &mut self.neighbours, &self.config, &self.own, generation, pool, drained,
+        )?;
+        let adjacency = adjacency(&self.config, &self.facts, &mut self.neighbours);
+        self.neighbours.take_changed();
+        self.publisher
+            .publish(Snapshot { services: Arc::new(services), adjacency: Arc::new(adjacency) });
+        Ok(())
+    }
+
+    /// A frame that a worker did not balance came in by `port`.
+    pub fn punted(&mut self, now: Nanos, port: u16, frame: &[u8]) {
+        match self.hear(now, port, frame) {
+            Ok(()) => self.counters.add(counters::ANSWERED, 1),
+            Err(reason) => self.counters.add(counters::drop_index(reason), 1),
+        }
+        self.publish_neighbours();
+    }
+
+    fn hear(&mut self, now: Nanos, port: u16, frame: &[u8]) -> Result<(), DropReason> {
+        let Some(facts) = self.facts.get(usize::from(port)) else {
+            return Err(DropReason::NotOurs);
+        };
+        let services = Arc::clone(&self.publisher.current().services);
+        let heard = netstack::hear(frame, facts.mac, |address| {
+            services.is_local(Version::of(&address), address.into())
+        })?;
+        let mut of_use = false;
+        if let Some(learned) = heard.learned
+            && self.config.ports.get(usize::from(port)).is_some_and(|own| own.connects(learned.address))
+        {
+            let neighbour = Neighbour { port, address: learned.address };
+            of_use = self.neighbours.learn(
+                now, neighbour, learned.mac, learned.directed, &mut self.actions,
+            );
+            self.act();
+        }
+        match heard.reply {
+            Some(reply) => {
+                let frame = self.source.copy_from(&reply).ok_or(DropReason::NoBuffer)?;
+                self.outbox.push(Outgoing { port, frame, balanced: false });
+                Ok(())
+            }
+            None if of_use => Ok(()),
+            None => Err(DropReason::NeighbourIgnored),
+        }
+    }
+
+    /// A worker has a packet for a neighbour that is not resolved.
+    pub fn hold(&mut self, now: Nanos, neighbour: Neighbour, frame: S::Buffer) {
+        self.neighbours.hold(now, neighbour, frame, &mut self.actions);
+        self.act();
+        self.publish_neighbours();
+    }
+
+    /// Does what is due at `now`. Cheap when nothing is.
+    pub fn tick(&mut self, now: Nanos) -> Vec<(String, String)> {
+        self.neighbours.tick(now, &mut self.actions);
+        self.act();
+        self.publish_neighbours();
+        self.end_drains(now)
+    }
+
+    /// When something is due next.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Nanos> {
+        let drains = self.drains.iter().filter(|(who, _)| !self.drained.contains(*who));
+        drains.map(|(_, drain)| drain.due).chain(self.neighbours.next_due()).min()
+    }
+
+    /// At the end of a run: packets that still wait are dropped with their reason.
+    pub fn give_up(&mut self) {
+        self.neighbours.give_up(&mut self.actions);
+        self.act();
+    }
+
+    /// Takes the flows of backends whose drain has run out; gives their names.
+    fn end_drains(&mut self, now: Nanos) -> Vec<(String, String)> {
+        let newly: Vec<(String, String)> = self
+            .drains
+            .iter()
+            .filter(|(who, drain)| drain.due <= now && !self.drained.contains(*who))
+            .map(|(who, _)| who.clone())
+            .collect();
+        if newly.is_empty() {
+            return newly;
+        }
+        let mut drained = self.drained.clone();
+        drained.extend(newly.iter().cloned());
+        let (generation, pool) = (self.generation(), self.pool.clone());
+        // No number is given out here, so this cannot be refused; if it were, the drain would only
+        // last longer.
+        if self.put_in_force(generation, &pool, &drained).is_ok() {
+            self.drained = drained;
+        }
+        newly
+    }
+
+    fn act(&mut self) {
+        for action in std::mem::take(&mut self.actions) {
+            match action {
+                Action::Ask(neighbour, known) => self.ask(neighbour, known),
+                Action::Release(neighbour, mac, mut frame) => {
+                    if let Some(destination) = frame.data_mut().first_chunk_mut::<6>() {
+                        *destination = mac.0;
+                    }
+                    self.counters.add(counters::FORWARDED, 1);
+                    self.outbox.push(Outgoing { port: neighbour.port, frame, balanced: true });
+                }
+                Action::Drop(reason, frame) => {
+                    self.counters.add(counters::drop_index(reason), 1);
+                    drop(frame);
+                }
+            }
+        }
+    }
+
+    /// Sends a request for a neighbour's MAC. Without a buffer for it the retry comes instead.
+    fn ask(&mut self, neighbour: Neighbour, known: Option<MacAddr>) {
+        let number = usize::from(neighbour.port);
+        let (Some(port), Some(facts)) = (self.config.ports.get(number), self.facts.get(number))
+        else {
+            return;
+        };
+        let source = port.address_toward(neighbour.address);
+        let request = match (neighbour.address, source) {
+            (IpAddr::V4(target), Some(IpAddr::V4(source))) => {
+                netstack::arp_request(facts.mac, port.vlan, source, target, known)
+            }
+            (IpAddr::V6(target), Some(IpAddr::V6(source))) => {
+                netstack::neighbour_solicitation(facts.mac, port.vlan, source, target, known)
+            }
+            _ => return,
+        };
+        if let Some(frame) = self.source.copy_from(&request) {
+            self.outbox.push(Outgoing { port: neighbour.port, frame, balanced: false });
+        }
+    }
+
+    /// Tells workers of neighbours that changed.
+    fn publish_neighbours(&mut self) {
+        if !self.neighbours.take_changed() {
+            return;
+        }
+        let services = Arc::clone(&self.publisher.current().services);
+        let adjacency = Arc::new(adjacency(&self.config, &self.facts, &mut self.neighbours));
+        self.publisher.publish(Snapshot { services, adjacency });
+    }
+
+    /// The services in force.
+    #[must_use]
+    pub fn services(&self) -> &Services {
+        &self.publisher.current().services
+    }
+
+    /// Whether a backend's drain has run out.
+    #[must_use]
+    pub fn is_drained(&self, service: &str, backend: &str) -> bool {
+        self.drained.contains(&(service.to_owned(), backend.to_owned()))
+    }
+}
+
+/// A drain under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Drain {
+    timeout: Duration,
+    /// When what is left of its flows is steered anew.
+    due: Nanos,
+}
+
+/// All drains of a pool: one that was under way with the same time-out keeps its deadline.
+fn follow_drains(
+    now: Nanos,
+    pool: &Pool,
+    before: &BTreeMap<(String, String), Drain>,
+) -> BTreeMap<(String, String), Drain> {
+    let mut drains = BTreeMap::new();
+    for service in &pool.services {
+        for backend in &service.backends {
+            if let Admin::Drain { timeout } = backend.admin {
+                let who = (service.name.clone(), backend.name(service));
+                let due = now.saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+                let known = before.get(&who).filter(|drain| drain.timeout == timeout);
+                drains.insert(who, known.copied().unwrap_or(Drain { timeout, due }));
+            }
+        }
+    }
+    drains
+}
+
+fn book_services(
+    book: &mut Book,
+    neighbours: &mut Neighbours<impl Sized>,
+    config: &Config,
+    own: &[Vec<IpAddr>],
+    generation: u64,
+    pool: &Pool,
+    drained: &HashSet<(String, String)>,
+) -> Result<Services, Refusal> {
+    let own: Vec<IpAddr> = own.iter().flatten().copied().collect();
+    let hop = |_: &model::Service, backend: &model::Backend| {
+        // Reach was checked; an address without a next hop gets a number that no hop has.
+        config.next_hop(backend.address).map_or(u32::MAX, |hop| neighbours.number(hop))
+    };
+    Ok(book.services(generation, pool, drained, &own, hop)?)
+}
+
+fn adjacency(
+    config: &Config,
+    facts: &[PortFacts],
+    neighbours: &mut Neighbours<impl Sized>,
+) -> Adjacency {
+    let ports = config
+        .ports
+        .iter()
+        .zip(facts)
+        .map(|(port, facts)| Egress { mac: facts.mac, vlan: port.vlan, mtu: facts.mtu })
+        .collect();
+    let routes = config.routes_with(|neighbour| neighbours.number(neighbour));
+    Adjacency::new(ports, routes, neighbours.hops().list())
+}
+
+/// The ports' addresses, and the link-local one of each port that speaks IPv6 (RFC 4291, appendix
+/// A: modified EUI-64).
+fn own_addresses(config: &Config, facts: &[PortFacts]) -> Vec<Vec<IpAddr>> {
+    config
+        .ports
+        .iter()
+        .zip(facts)
+        .map(|(port, facts)| {
+            let mut own: Vec<IpAddr> = port.addresses.iter().map(|network| network.address).collect();
+            if own.iter().any(IpAddr::is_ipv6) {
+                own.push(link_local(facts.mac).into());
+            }
+            own
+        })
+        .collect()
+}
+
+/// The link-local address of a MAC.
+#[must_use]
+pub const fn link_local(mac: MacAddr) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.0;
+    Ipv6Addr::from_octets([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+}
+
+/// The largest frame that the control core makes or answers, in bytes.
+pub const MAX_FRAME: usize = ethernet::LEN + ethernet::TAG_LEN + u16::MAX as usize;

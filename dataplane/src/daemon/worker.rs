@@ -1,0 +1,249 @@
+//! A worker: one core, one queue of each port, round after round.
+//!
+//! Receive from each port, take the burst through the pipeline, send, quiesce. Nothing here waits
+//! for anybody: what a device or the control core cannot take is counted and freed.
+
+use arrayvec::ArrayVec;
+use weir_engine::clock::Clock;
+use weir_engine::counters::CounterWriter;
+use weir_engine::idle::Idle;
+use weir_engine::mbuf::{Mbuf, free_bulk};
+use weir_engine::publish::Reader;
+use weir_engine::queue::{RxQueue, TxQueue};
+use weir_engine::ring;
+use weir_engine::worker::Stop;
+use weir_shm::counters::{self, DropReason};
+
+use crate::adjacency::Neighbour;
+use crate::conntrack::Tick;
+use crate::control::Outgoing;
+use crate::pipeline::{BURST, Pipeline, Sink, Snapshot};
+
+/// Frames that wait to be sent by one port: what one round can bring at most.
+const OUT: usize = 256;
+/// Rounds after the stop sign in which what lies in the queues is still taken.
+const LAST_ROUNDS: usize = 64;
+
+/// What a worker hands to the control core.
+#[derive(Debug)]
+pub enum ToControl {
+    /// A frame that is not balanced, and the port that it came in by.
+    Punt(u16, Mbuf),
+    /// A frame for a neighbour whose MAC is not known yet.
+    Hold(Neighbour, Mbuf),
+}
+
+/// A worker's queues on one port.
+#[derive(Debug)]
+pub struct PortQueues {
+    /// The port's number.
+    pub number: u16,
+    /// Where frames come in.
+    pub rx: RxQueue,
+    /// Where frames leave.
+    pub tx: TxQueue,
+}
+
+/// One port's frames on their way out.
+struct Out {
+    number: u16,
+    tx: TxQueue,
+    frames: ArrayVec<Mbuf, OUT>,
+}
+
+/// The pipeline's sink over a worker's queues.
+struct Leaving {
+    ports: Vec<Out>,
+    to_control: ring::Sender<ToControl>,
+    sent: u64,
+    sent_bytes: u64,
+    refused: u64,
+    control_full: u64,
+}
+
+impl Leaving {
+    /// Hot: sends what waits for a port; what the device does not take is freed.
+    #[inline]
+    fn flush(&mut self, port: usize) {
+        let Some(out) = self.ports.get_mut(port) else { return };
+        if out.frames.is_empty() {
+            return;
+        }
+        self.sent += out.tx.send(&mut out.frames) as u64;
+        if !out.frames.is_empty() {
+            self.refused += out.frames.len() as u64;
+            free_bulk(&mut out.frames);
+        }
+    }
+
+    fn flush_all(&mut self) {
+        for port in 0..self.ports.len() {
+            self.flush(port);
+        }
+    }
+
+    /// Adds what happened since the last time to the worker's counters.
+    fn count(&mut self, counters: &mut CounterWriter) {
+        for (counter, amount) in [
+            (counters::FORWARDED, &mut self.sent),
+            (counters::FORWARDED_BYTES, &mut self.sent_bytes),
+            (counters::drop_index(DropReason::TxFull), &mut self.refused),
+            (counters::drop_index(DropReason::ControlQueueFull), &mut self.control_full),
+        ] {
+            if *amount > 0 {
+                counters.add(counter, *amount);
+                *amount = 0;
+            }
+        }
+    }
+
+    fn tell(&mut self, message: ToControl) {
+        if self.to_control.push(message).is_err() {
+            self.control_full += 1;
+        }
+    }
+}
+
+impl Sink<Mbuf> for Leaving {
+    #[inline]
+    fn send(&mut self, port: u16, frame: Mbuf) {
+        let index = usize::from(port);
+        let Some(out) = self.ports.get_mut(index) else { return };
+        self.sent_bytes += weir_engine::buffer::Buffer::len(&frame) as u64;
+        if let Err(full) = out.frames.try_push(frame) {
+            self.flush(index);
+            if let Some(out) = self.ports.get_mut(index) {
+                // Empty after a flush.
+                let _ = out.frames.try_push(full.element());
+            }
+        }
+    }
+
+    fn punt(&mut self, port: u16, frame: Mbuf) {
+        self.tell(ToControl::Punt(port, frame));
+    }
+
+    fn hold(&mut self, neighbour: Neighbour, frame: Mbuf) {
+        self.tell(ToControl::Hold(neighbour, frame));
+    }
+}
+
+/// A worker before it runs.
+pub struct Worker {
+    pipeline: Pipeline,
+    snapshot: Reader<Snapshot>,
+    receiving: Vec<(u16, RxQueue)>,
+    leaving: Leaving,
+    from_control: ring::Receiver<Outgoing<Mbuf>>,
+    clock: Clock,
+    idle: Idle,
+}
+
+/// How a worker is joined to the control core.
+pub struct Links {
+    /// Frames for the control core.
+    pub to_control: ring::Sender<ToControl>,
+    /// Frames from the control core, to be sent.
+    pub from_control: ring::Receiver<Outgoing<Mbuf>>,
+}
+
+impl Worker {
+    /// A worker over its queues, which are in the order of the ports' numbers.
+    #[must_use]
+    pub fn new(
+        pipeline: Pipeline,
+        snapshot: Reader<Snapshot>,
+        queues: Vec<PortQueues>,
+        links: Links,
+        idle: Idle,
+    ) -> Self {
+        let mut receiving = Vec::new();
+        let mut ports = Vec::new();
+        for PortQueues { number, rx, tx } in queues {
+            receiving.push((number, rx));
+            ports.push(Out { number, tx, frames: ArrayVec::new() });
+        }
+        let leaving = Leaving {
+            ports,
+            to_control: links.to_control,
+            sent: 0,
+            sent_bytes: 0,
+            refused: 0,
+            control_full: 0,
+        };
+        Self {
+            pipeline,
+            snapshot,
+            receiving,
+            leaving,
+            from_control: links.from_control,
+            clock: Clock::new(),
+            idle,
+        }
+    }
+
+    /// Hot: works until it is told to stop, then takes what is left in the queues.
+    pub fn run(mut self, stop: &Stop) {
+        while !stop.is_raised() {
+            let received = self.round();
+            self.idle.wait(received);
+        }
+        for _ in 0..LAST_ROUNDS {
+            if self.round() == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Hot: one round; gives the number of frames that came in or were sent for the control core.
+    fn round(&mut self) -> usize {
+        let now = Tick::from_nanos(self.clock.now().0);
+        let mut received = 0;
+        let snapshot = self.snapshot.get();
+        for (port, rx) in &mut self.receiving {
+            let mut burst: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+            let count = rx.receive(&mut burst);
+            if count > 0 {
+                received += count;
+                self.pipeline.process(snapshot, now, *port, &mut burst, &mut self.leaving);
+            }
+        }
+        if received > 0 {
+            self.leaving.flush_all();
+            self.leaving.count(self.pipeline.counters());
+            self.pipeline.counters().add(counters::BUSY_POLLS, 1);
+        }
+        if !self.from_control.is_empty() {
+            received += self.send_for_control();
+        }
+        self.pipeline.counters().add(counters::POLLS, 1);
+        self.snapshot.quiesce();
+        received
+    }
+
+    /// Sends what the control core made or released. Bounded by a burst a round.
+    #[cold]
+    fn send_for_control(&mut self) -> usize {
+        let mut count = 0;
+        for outgoing in self.from_control.drain(BURST) {
+            count += 1;
+            let Some(out) =
+                self.leaving.ports.iter_mut().find(|out| out.number == outgoing.port)
+            else {
+                continue;
+            };
+            let mut frame: ArrayVec<Mbuf, 1> = ArrayVec::new();
+            let bytes = weir_engine::buffer::Buffer::len(&outgoing.frame) as u64;
+            let _ = frame.try_push(outgoing.frame);
+            let sent = out.tx.send(&mut frame) as u64;
+            let counters = self.pipeline.counters();
+            if outgoing.balanced {
+                // The frame waited and was counted by nobody yet.
+                counters.add(counters::FORWARDED, sent);
+                counters.add(counters::FORWARDED_BYTES, sent * bytes);
+                counters.add(counters::drop_index(DropReason::TxFull), 1 - sent);
+            }
+        }
+        count
+    }
+}

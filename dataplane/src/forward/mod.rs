@@ -1,0 +1,66 @@
+//! Forwarding modes, one file each, and the Ethernet header that they share.
+//!
+//! A mode changes the packet from its IP header on; [`link`] then addresses the frame to the next
+//! hop. A mode that does not touch the IP packet has nothing to do here: `dsr-l2` *is* [`link`].
+
+pub mod link;
+pub mod nat;
+
+use weir_shm::counters::DropReason;
+
+use crate::parse::Packet;
+use crate::service::{Backend, Service};
+
+/// How a service's packets are forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Direct server return on one link: only the destination MAC changes.
+    DsrL2,
+    /// Destination address and port change; answers come back through weir.
+    Nat,
+}
+
+impl From<weir_shm::model::Forwarding> for Mode {
+    fn from(forwarding: weir_shm::model::Forwarding) -> Self {
+        match forwarding {
+            weir_shm::model::Forwarding::DsrL2 => Self::DsrL2,
+            weir_shm::model::Forwarding::Nat => Self::Nat,
+        }
+    }
+}
+
+impl Mode {
+    /// Hot: changes a client's packet for `backend`, from the IP header on.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    #[inline]
+    pub fn forward(
+        self,
+        frame: &mut [u8],
+        packet: &Packet,
+        backend: &Backend,
+    ) -> Result<(), DropReason> {
+        match self {
+            Self::DsrL2 => Ok(()),
+            Self::Nat => nat::to_backend(frame, packet, backend),
+        }
+    }
+
+    /// Hot: changes a backend's answer for its client, from the IP header on.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    #[inline]
+    pub fn give_back(
+        self,
+        frame: &mut [u8],
+        packet: &Packet,
+        service: &Service,
+    ) -> Result<(), DropReason> {
+        match self {
+            Self::DsrL2 => Err(DropReason::NotOurs),
+            Self::Nat => nat::to_client(frame, packet, service),
+        }
+    }
+}

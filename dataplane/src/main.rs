@@ -1,0 +1,156 @@
+//! `weir`: the daemon, the configuration check and the replay of captures.
+
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use weir::config::Config;
+use weir::replay::script::Script;
+use weir::replay::{self, Plan};
+
+/// A layer-4 load balancer that owns its NICs through DPDK.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Balance traffic until SIGTERM or SIGINT.
+    #[command(after_help = "Example:\n  weir run --config /etc/weir/weir.toml")]
+    Run {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration and print it with all defaults filled in.
+    #[command(after_help = "Exit code 2 and FILE:LINE:COLUMN on an error.\n\nExample:\n  \
+                            weir check --config /etc/weir/weir.toml")]
+    Check {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Run the balancer over captures instead of NICs, with their time stamps as the clock.
+    #[command(after_help = "The same captures and configuration always give the same output.\n\n\
+                            Example:\n  weir replay --config weir.toml --in wan=in.pcap --out \
+                            out.pcap --json")]
+    Replay(ReplayArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ReplayArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// A capture (pcap or pcapng) and the port that its frames come in by; repeatable.
+    #[arg(long = "in", value_name = "PORT=FILE", required = true)]
+    inputs: Vec<String>,
+    /// Where frames that leave are written, of all ports or of one; repeatable.
+    #[arg(long = "out", value_name = "[PORT=]FILE", required = true)]
+    outputs: Vec<String>,
+    /// Commands to carry out on the way: lines of `@SECONDS COMMAND`, seconds from the first
+    /// frame, COMMAND as after `weirctl`.
+    #[arg(long, value_name = "FILE")]
+    script: Option<PathBuf>,
+    /// Print counters as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The input is at fault: configuration, captures or arguments.
+const USAGE: u8 = 2;
+/// Something failed on the way.
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run { config } => run(&config),
+        Command::Check { config } => check(&config),
+        Command::Replay(args) => replay(args),
+    };
+    result.unwrap_or_else(|(code, message)| {
+        eprintln!("{message}");
+        ExitCode::from(code)
+    })
+}
+
+type Exit = Result<ExitCode, (u8, String)>;
+
+/// Loads a configuration; what the operator should know goes to standard error.
+fn load(path: &std::path::Path) -> Result<Arc<Config>, (u8, String)> {
+    let config = Config::load(path).map_err(|error| (USAGE, error.to_string()))?;
+    for warning in &config.warnings {
+        eprintln!("{}: warning: {warning}", path.display());
+    }
+    Ok(Arc::new(config))
+}
+
+fn check(path: &std::path::Path) -> Exit {
+    let config = load(path)?;
+    print!("{}", config.effective());
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(feature = "dpdk")]
+fn run(path: &std::path::Path) -> Exit {
+    let config = load(path)?;
+    weir::daemon::run(config).map_err(|error| (FAILED, format!("weir: {error}")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn run(_: &std::path::Path) -> Exit {
+    Err((FAILED, "this weir was built without DPDK; `check` and `replay` work".to_owned()))
+}
+
+fn replay(args: ReplayArgs) -> Exit {
+    let config = load(&args.config)?;
+    let inputs = args.inputs.iter().map(|text| input(&config, text)).collect::<Result<_, _>>()?;
+    let outputs = args.outputs.iter().map(|text| output(&config, text)).collect();
+    let script = match &args.script {
+        None => Script::default(),
+        Some(path) => Script::load(path).map_err(|error| (USAGE, error.to_string()))?,
+    };
+    let plan = Plan { config, inputs, outputs, script };
+    let outcome = replay::run(plan).map_err(|error| (FAILED, format!("weir: {error}")))?;
+    if args.json {
+        let text = serde_json::to_string(&outcome.report)
+            .map_err(|error| (FAILED, format!("weir: {error}")))?;
+        println!("{text}");
+    } else {
+        print!("{}", outcome.report);
+    }
+    Ok(if outcome.refused == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// `PORT=FILE`; the port may be left out where there is only one.
+fn input(config: &Config, text: &str) -> Result<(u16, PathBuf), (u8, String)> {
+    if let Some((name, file)) = text.split_once('=') {
+        if let Some(port) = config.port_number(name) {
+            return Ok((port, file.into()));
+        }
+        let known: Vec<&str> = config.ports.iter().map(|port| port.name.as_str()).collect();
+        return Err((
+            USAGE,
+            format!("--in {text}: no port \"{name}\"; the configuration has {}", known.join(", ")),
+        ));
+    }
+    if config.ports.len() == 1 {
+        return Ok((0, text.into()));
+    }
+    Err((USAGE, format!("--in {text}: PORT=FILE is accepted where there are several ports")))
+}
+
+/// `FILE`, or `PORT=FILE` where PORT is one.
+fn output(config: &Config, text: &str) -> (Option<u16>, PathBuf) {
+    let named = text
+        .split_once('=')
+        .and_then(|(name, file)| Some((Some(config.port_number(name)?), file.into())));
+    named.unwrap_or_else(|| (None, text.into()))
+}

@@ -1,0 +1,132 @@
+//! What a replay counted, as one JSON object or as a few lines for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+use weir_engine::counters::CounterReader;
+use weir_shm::counters::{self, DropReason};
+
+use crate::control::book::Book;
+
+/// Frames by what became of them: `received = forwarded + answered + dropped`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Packets {
+    /// Frames that came in.
+    pub received: u64,
+    /// Frames balanced and sent, or given back to a client.
+    pub forwarded: u64,
+    /// Frames that weir itself answered or took to heart (ARP, NDP, echo).
+    pub answered: u64,
+    /// Frames dropped, for any reason.
+    pub dropped: u64,
+}
+
+/// A backend's share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct BackendCounts {
+    /// Packets from clients.
+    pub packets: u64,
+    /// Their frames' bytes as they came in.
+    pub bytes: u64,
+    /// Flows that began.
+    pub new_flows: u64,
+}
+
+/// A service's counts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct ServiceCounts {
+    /// Packets from clients.
+    pub packets: u64,
+    /// Their frames' bytes as they came in.
+    pub bytes: u64,
+    /// Flows that began.
+    pub new_flows: u64,
+    /// By backend, those that have left included.
+    pub backends: BTreeMap<String, BackendCounts>,
+}
+
+/// Everything that a replay counted.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Report {
+    /// By what became of them.
+    pub packets: Packets,
+    /// Dropped frames by reason; reasons that did not occur are left out.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// By service, those that have left included.
+    pub services: BTreeMap<String, ServiceCounts>,
+}
+
+impl Report {
+    /// Sums several blocks of counters.
+    #[must_use]
+    pub fn new(book: &Book, blocks: &[CounterReader]) -> Self {
+        let sum = |index| blocks.iter().map(|block| block.get(index)).sum::<u64>();
+        let drops: BTreeMap<&'static str, u64> = DropReason::ALL
+            .iter()
+            .map(|reason| (reason.name(), sum(counters::drop_index(*reason))))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        let packets = Packets {
+            received: sum(counters::RECEIVED),
+            forwarded: sum(counters::FORWARDED),
+            answered: sum(counters::ANSWERED),
+            dropped: drops.values().sum(),
+        };
+        let backend_counts = |number| {
+            let base = counters::backend_base(number);
+            BackendCounts {
+                packets: sum(base + counters::PACKETS),
+                bytes: sum(base + counters::BYTES),
+                new_flows: sum(base + counters::NEW_FLOWS),
+            }
+        };
+        let services = book
+            .everything_seen()
+            .into_iter()
+            .map(|(name, (number, backends))| {
+                let base = counters::service_base(number);
+                let backends = backends
+                    .into_iter()
+                    .map(|(name, number)| (name.to_owned(), backend_counts(number)))
+                    .collect();
+                let counts = ServiceCounts {
+                    packets: sum(base + counters::PACKETS),
+                    bytes: sum(base + counters::BYTES),
+                    new_flows: sum(base + counters::NEW_FLOWS),
+                    backends,
+                };
+                (name.to_owned(), counts)
+            })
+            .collect();
+        Self { packets, drops, services }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Packets { received, forwarded, answered, dropped } = self.packets;
+        writeln!(
+            f,
+            "{received} received = {forwarded} forwarded + {answered} answered + {dropped} dropped"
+        )?;
+        for (reason, count) in &self.drops {
+            writeln!(f, "  dropped {count:>12}  {reason}")?;
+        }
+        for (name, service) in &self.services {
+            writeln!(
+                f,
+                "{name}: {} packets, {} bytes, {} new flows",
+                service.packets, service.bytes, service.new_flows
+            )?;
+            for (name, backend) in &service.backends {
+                writeln!(
+                    f,
+                    "  {name:<24} {:>12} packets {:>14} bytes {:>10} new flows",
+                    backend.packets, backend.bytes, backend.new_flows
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
