@@ -40,7 +40,7 @@ fn a_second_weir_of_the_same_name_refuses_to_start_and_the_first_goes_on() -> Re
         &name,
         &configuration(&name).text(),
     )?;
-    let before = first.ctl(&["backend", "list"])?;
+    let before = first.ctl(&["backend", "list", "web"])?;
     {
         let other = weir_e2e::namespace::Namespace::new("other")?;
         // A device that would start anywhere: only the name is in the way.
@@ -64,7 +64,7 @@ fn a_second_weir_of_the_same_name_refuses_to_start_and_the_first_goes_on() -> Re
     }
     requests(&lab.client, NAT_VIP4, 20)?;
     ensure!(
-        first.ctl(&["backend", "list"])?.lines().count() == before.lines().count(),
+        first.ctl(&["backend", "list", "web"])?.lines().count() == before.lines().count(),
         "the pool changed"
     );
     Ok(())
