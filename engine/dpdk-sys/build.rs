@@ -37,7 +37,10 @@ fn main() {
     for file in ["build.rs", "shim.c", "shim.h"] {
         println!("cargo:rerun-if-changed={file}");
     }
-    if let Err(error) = pkg_config::Config::new().atleast_version(OLDEST).probe("libdpdk") {
+    if let Err(error) = pkg_config::Config::new()
+        .atleast_version(OLDEST)
+        .probe("libdpdk")
+    {
         fail(&format!(
             "libdpdk {OLDEST} or newer was not found by pkg-config.\n\
              Install it (Debian, Ubuntu: apt install dpdk libdpdk-dev pkg-config libclang-dev), or\n\
@@ -48,7 +51,10 @@ fn main() {
     let flags = compiler_flags();
 
     let mut shim = cc::Build::new();
-    shim.file("shim.c").opt_level(3).warnings(true).extra_warnings(true);
+    shim.file("shim.c")
+        .opt_level(3)
+        .warnings(true)
+        .extra_warnings(true);
     for flag in &flags {
         shim.flag(flag);
     }
@@ -85,10 +91,14 @@ fn main() {
 /// All of `pkg-config --cflags libdpdk`, system include paths included.
 fn compiler_flags() -> Vec<String> {
     let program = env::var("PKG_CONFIG").unwrap_or_else(|_| "pkg-config".to_owned());
-    match Command::new(&program).args(["--cflags", "libdpdk"]).output() {
-        Ok(output) if output.status.success() => {
-            String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
-        }
+    match Command::new(&program)
+        .args(["--cflags", "libdpdk"])
+        .output()
+    {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout)
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect(),
         Ok(output) => fail(&format!(
             "{program} --cflags libdpdk: {}",
             String::from_utf8_lossy(&output.stderr)
