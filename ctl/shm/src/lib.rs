@@ -1,1 +1,14 @@
-//! Placeholder head.
+//! What the daemon and its operators share.
+//!
+//! - [`model`]: services and backends, and what makes a pool valid.
+//! - [`document`]: pools as TOML, with file, line and column in every complaint.
+//! - [`command`]: the vocabulary of pool changes, for `weirctl` and for replay scripts.
+//! - [`counters`]: which counter stands where, for those who count and those who read.
+//!
+//! Knows nothing of DPDK or of the packet pipeline.
+
+pub mod command;
+pub mod counters;
+pub mod document;
+pub mod duration;
+pub mod model;

@@ -1,0 +1,256 @@
+//! What has to change to get from one pool to another.
+
+use crate::duration;
+use crate::model::{Admin, Backend, Forced, Pool, Service};
+
+/// The difference of two pools; order of services and backends does not count.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Difference {
+    entries: Vec<Entry>,
+}
+
+/// One thing that changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// How it changes.
+    pub kind: Kind,
+    /// The service.
+    pub service: String,
+    /// The backend, if it is not the service itself.
+    pub backend: Option<String>,
+    /// What it becomes, or how it differs.
+    pub details: String,
+}
+
+/// How a thing changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It is new.
+    Added,
+    /// It goes.
+    Removed,
+    /// It stays, with other settings.
+    Changed,
+}
+
+impl Kind {
+    /// `added`, `removed` or `changed`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Removed => "removed",
+            Self::Changed => "changed",
+        }
+    }
+
+    const fn sign(self) -> char {
+        match self {
+            Self::Added => '+',
+            Self::Removed => '-',
+            Self::Changed => '~',
+        }
+    }
+}
+
+impl Difference {
+    /// What makes `after` of `before`.
+    #[must_use]
+    pub fn between(before: &Pool, after: &Pool) -> Self {
+        let mut entries = Vec::new();
+        for old in &before.services {
+            if after.service(&old.name).is_none() {
+                entries.push(of_service(Kind::Removed, old, describe(old)));
+            }
+        }
+        for new in &after.services {
+            match before.service(&new.name) {
+                None => {
+                    entries.push(of_service(Kind::Added, new, describe(new)));
+                    let added = |backend| of_backend(Kind::Added, new, backend, settings(backend));
+                    entries.extend(new.backends.iter().map(added));
+                }
+                Some(old) => compare(old, new, &mut entries),
+            }
+        }
+        Self { entries }
+    }
+
+    /// Whether the pools are the same.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// All that changes, removals first.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// A line for each: `+ backend web 10.0.0.13:8080 (weight 4)`.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.entries.iter().map(Entry::line).collect()
+    }
+}
+
+impl Entry {
+    fn line(&self) -> String {
+        let sign = self.kind.sign();
+        let details = if self.details.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", self.details)
+        };
+        match &self.backend {
+            None => format!("{sign} service {}{details}", self.service),
+            Some(backend) => format!("{sign} backend {} {backend}{details}", self.service),
+        }
+    }
+}
+
+fn of_service(kind: Kind, service: &Service, details: String) -> Entry {
+    Entry {
+        kind,
+        service: service.name.clone(),
+        backend: None,
+        details,
+    }
+}
+
+fn of_backend(kind: Kind, service: &Service, backend: &Backend, details: String) -> Entry {
+    Entry {
+        kind,
+        service: service.name.clone(),
+        backend: Some(backend.name(service)),
+        details,
+    }
+}
+
+fn describe(service: &Service) -> String {
+    format!(
+        "{}/{}, {}",
+        service.endpoint(),
+        service.protocol,
+        service.forwarding
+    )
+}
+
+fn admin(admin: Admin) -> String {
+    match admin {
+        Admin::Drain { timeout } if timeout != crate::model::NO_DEADLINE => {
+            format!("drain, {}", duration::text(timeout))
+        }
+        other => other.name().to_owned(),
+    }
+}
+
+fn settings(backend: &Backend) -> String {
+    let mut text = format!("weight {}", backend.weight);
+    if backend.admin != Admin::Enabled {
+        text += &format!(", {}", admin(backend.admin));
+    }
+    if backend.forced != Forced::Auto {
+        text += &format!(", forced {}", backend.forced);
+    }
+    text
+}
+
+/// Notes `name: old → new` for settings that differ.
+fn note(changes: &mut Vec<String>, name: &str, old: &str, new: &str) {
+    if old != new {
+        changes.push(format!("{name}: {old} → {new}"));
+    }
+}
+
+fn compare(old: &Service, new: &Service, entries: &mut Vec<Entry>) {
+    let mut changes = Vec::new();
+    note(&mut changes, "vip", &old.endpoint(), &new.endpoint());
+    note(
+        &mut changes,
+        "protocol",
+        old.protocol.name(),
+        new.protocol.name(),
+    );
+    note(
+        &mut changes,
+        "forwarding",
+        old.forwarding.name(),
+        new.forwarding.name(),
+    );
+    note(
+        &mut changes,
+        "scheduler",
+        old.scheduler.name(),
+        new.scheduler.name(),
+    );
+    note(
+        &mut changes,
+        "table_size",
+        &old.table_size.to_string(),
+        &new.table_size.to_string(),
+    );
+    let timeouts = |service: &Service| {
+        let timeouts = service.timeouts;
+        let all = [
+            timeouts.syn,
+            timeouts.established,
+            timeouts.closing,
+            timeouts.udp,
+        ];
+        all.map(duration::text).join("/")
+    };
+    note(&mut changes, "timeouts", &timeouts(old), &timeouts(new));
+    note(
+        &mut changes,
+        "health",
+        old.health.kind.name(),
+        new.health.kind.name(),
+    );
+    if old.health != new.health && old.health.kind == new.health.kind {
+        changes.push("health settings".to_owned());
+    }
+    if !changes.is_empty() {
+        entries.push(of_service(Kind::Changed, new, changes.join(", ")));
+    }
+    let (before, after) = (by_name(old), by_name(new));
+    for backend in &old.backends {
+        if !after.contains_key(&backend.name(old)) {
+            entries.push(of_backend(Kind::Removed, old, backend, String::new()));
+        }
+    }
+    for backend in &new.backends {
+        match before.get(&backend.name(new)) {
+            None => entries.push(of_backend(Kind::Added, new, backend, settings(backend))),
+            Some(was) => {
+                let mut changes = Vec::new();
+                let weights = (was.weight.to_string(), backend.weight.to_string());
+                note(&mut changes, "weight", &weights.0, &weights.1);
+                note(
+                    &mut changes,
+                    "state",
+                    &admin(was.admin),
+                    &admin(backend.admin),
+                );
+                note(
+                    &mut changes,
+                    "forced",
+                    was.forced.name(),
+                    backend.forced.name(),
+                );
+                if !changes.is_empty() {
+                    entries.push(of_backend(Kind::Changed, new, backend, changes.join(", ")));
+                }
+            }
+        }
+    }
+}
+
+fn by_name(service: &Service) -> std::collections::HashMap<String, &Backend> {
+    service
+        .backends
+        .iter()
+        .map(|backend| (backend.name(service), backend))
+        .collect()
+}

@@ -1,0 +1,128 @@
+//! `service …`.
+
+use std::net::IpAddr;
+
+use clap::{Args, Subcommand};
+
+use super::{Change, Endpoint, Refused, service_mut, unknown_service};
+use crate::model::{
+    Backend, DEFAULT_TABLE_SIZE, Forwarding, Pool, PortMatch, Protocol, Scheduler, Service,
+};
+
+/// A command about services.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ServiceCommand {
+    /// List all services
+    #[command(after_help = "Example:\n  weirctl service list")]
+    List,
+    /// Show one service with its backends
+    #[command(after_help = "Example:\n  weirctl service show web")]
+    Show {
+        /// The service
+        name: String,
+    },
+    /// Add a service
+    Add(AddService),
+    /// Remove a service with its backends
+    #[command(after_help = "Example:\n  weirctl service remove web")]
+    Remove {
+        /// The service
+        name: String,
+    },
+}
+
+/// `service add NAME …`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(
+    after_help = "Example:\n  weirctl service add web --vip 198.51.100.10 --port 80 \
+--protocol tcp --forwarding nat --backend 10.0.0.11:8080"
+)]
+pub struct AddService {
+    /// The new service's name
+    pub name: String,
+    /// The address that clients use
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_vip)]
+    pub vip: IpAddr,
+    /// The port that clients use, or "any"
+    #[arg(long)]
+    pub port: PortMatch,
+    /// tcp or udp
+    #[arg(long)]
+    pub protocol: Protocol,
+    /// dsr-l2 or nat
+    #[arg(long, value_name = "MODE")]
+    pub forwarding: Forwarding,
+    /// How backends are chosen
+    #[arg(long, default_value_t = Scheduler::Maglev)]
+    pub scheduler: Scheduler,
+    /// Entries of the Maglev table; a prime
+    #[arg(long, value_name = "PRIME", default_value_t = DEFAULT_TABLE_SIZE)]
+    pub table_size: u32,
+    /// A backend to begin with; may be repeated
+    #[arg(long = "backend", value_name = "ADDRESS[:PORT]")]
+    pub backends: Vec<Endpoint>,
+}
+
+fn parse_vip(text: &str) -> Result<IpAddr, String> {
+    text.parse()
+        .map_err(|_| format!("found {text:?}; accepted: an IPv4 or IPv6 address"))
+}
+
+impl ServiceCommand {
+    pub(super) fn apply_to(&self, pool: &mut Pool) -> Result<Change, Refused> {
+        match self {
+            Self::List => Ok(Change::default()),
+            Self::Show { name } => match pool.service(name) {
+                Some(_) => Ok(Change::default()),
+                None => Err(unknown_service(pool, name)),
+            },
+            Self::Add(add) => add.apply_to(pool),
+            Self::Remove { name } => {
+                let backends = service_mut(pool, name)?.backends.len();
+                pool.services.retain(|service| service.name != *name);
+                let plural = if backends == 1 { "" } else { "s" };
+                Ok(Change::done(format!(
+                    "removed service {name} with {backends} backend{plural}"
+                )))
+            }
+        }
+    }
+
+    pub(super) const fn is_read_only(&self) -> bool {
+        matches!(self, Self::List | Self::Show { .. })
+    }
+}
+
+impl AddService {
+    fn apply_to(&self, pool: &mut Pool) -> Result<Change, Refused> {
+        if pool.service(&self.name).is_some() {
+            return Err(Refused::Exists {
+                what: format!("service \"{}\"", self.name),
+                hint: "remove it first, or change it with \"backend …\" or \"apply\"".to_owned(),
+            });
+        }
+        let Self {
+            name,
+            vip,
+            port,
+            protocol,
+            forwarding,
+            ..
+        } = self;
+        let mut service = Service::new(name, *vip, *port, *protocol, *forwarding);
+        service.scheduler = self.scheduler;
+        service.table_size = self.table_size;
+        for endpoint in &self.backends {
+            let port = endpoint.port_in(&service).map_err(Refused::Invalid)?;
+            service.backends.push(Backend::new(endpoint.address, port));
+        }
+        let line = format!(
+            "added service {name}: {}/{protocol}, {forwarding}, {} backend{}",
+            service.endpoint(),
+            service.backends.len(),
+            if service.backends.len() == 1 { "" } else { "s" }
+        );
+        pool.services.push(service);
+        Ok(Change::done(line))
+    }
+}

@@ -1,0 +1,254 @@
+//! Commands on a small pool.
+
+use super::*;
+use crate::model::{Admin, Forced, NO_DEADLINE};
+use std::time::Duration;
+
+const POOL: &str = r#"
+[[service]]
+name = "web"
+vip = "198.51.100.10"
+port = 80
+protocol = "tcp"
+forwarding = "nat"
+[[service.backend]]
+address = "10.0.0.11"
+port = 8080
+[[service.backend]]
+address = "10.0.0.12"
+port = 8080
+
+[[service]]
+name = "all"
+vip = "2001:db8::10"
+port = "any"
+protocol = "udp"
+forwarding = "dsr-l2"
+[[service.backend]]
+address = "2001:db8::11"
+"#;
+
+fn pool() -> Pool {
+    document::parse_services("pool", POOL).unwrap().pool
+}
+
+fn run(pool: &mut Pool, line: &str) -> Result<Change, Refused> {
+    parse_line(line).unwrap().apply_to(pool)
+}
+
+#[test]
+fn each_command_changes_what_it_names() {
+    let mut pool = pool();
+    for line in [
+        "backend add web 10.0.0.13:8080 --weight 4",
+        "backend weight web 10.0.0.11:8080 2",
+        "backend drain web 10.0.0.11:8080",
+        "backend disable web 10.0.0.12:8080",
+        "backend force web 10.0.0.13:8080 down",
+        "backend drain all 2001:db8::11 --timeout 300s --wait",
+        "service add dns --vip 198.51.100.53 --port 53 --protocol udp --forwarding nat --backend 10.0.0.53",
+    ] {
+        let change = run(&mut pool, line).unwrap();
+        assert!(
+            change.changed && change.lines.len() == 1,
+            "{line}: {change:?}"
+        );
+    }
+    let web = pool.service("web").unwrap();
+    let found: Vec<_> = web
+        .backends
+        .iter()
+        .map(|backend| (backend.weight, backend.admin, backend.forced))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (
+                2,
+                Admin::Drain {
+                    timeout: NO_DEADLINE
+                },
+                Forced::Auto
+            ),
+            (1, Admin::Disabled, Forced::Auto),
+            (4, Admin::Enabled, Forced::Down),
+        ]
+    );
+    let drain = Admin::Drain {
+        timeout: Duration::from_secs(300),
+    };
+    assert_eq!(pool.service("all").unwrap().backends[0].admin, drain);
+    assert_eq!(pool.service("dns").unwrap().backends[0].port, 53);
+    run(&mut pool, "backend enable web 10.0.0.11:8080").unwrap();
+    run(&mut pool, "backend remove web 10.0.0.12:8080").unwrap();
+    run(&mut pool, "service remove all").unwrap();
+    assert_eq!(pool.services.len(), 2);
+    assert_eq!(pool.service("web").unwrap().backends.len(), 2);
+    assert_eq!(
+        pool.service("web").unwrap().backends[0].admin,
+        Admin::Enabled
+    );
+}
+
+#[test]
+fn what_is_not_there_is_refused_with_what_is() {
+    for (line, parts) in [
+        (
+            "backend drain nope 10.0.0.11:8080",
+            vec!["no service \"nope\"", "there are web, all"],
+        ),
+        (
+            "service remove nope",
+            vec!["no service \"nope\"", "web, all"],
+        ),
+        ("service show nope", vec!["no service \"nope\""]),
+        ("backend list nope", vec!["no service \"nope\""]),
+        (
+            "backend remove web 10.0.0.99:8080",
+            vec!["10.0.0.99:8080", "10.0.0.11:8080, 10.0.0.12:8080"],
+        ),
+        (
+            "backend remove web 10.0.0.11",
+            vec!["10.0.0.11:80", "it has 10.0.0.11:8080"],
+        ),
+        (
+            "backend remove all [2001:db8::11]:80",
+            vec!["port 80", "address alone"],
+        ),
+        (
+            "backend add web 10.0.0.11:8080",
+            vec!["10.0.0.11:8080", "there already"],
+        ),
+        ("backend add web [2001:db8::1]:80", vec!["family"]),
+        (
+            "backend add web 10.0.0.14:80 --weight 70000",
+            vec!["70000", "65535"],
+        ),
+        (
+            "service add web --vip 198.51.100.11 --port 80 --protocol tcp --forwarding nat",
+            vec!["\"web\"", "there already"],
+        ),
+        (
+            "service add w --vip 198.51.100.10 --port 80 --protocol tcp --forwarding nat",
+            vec!["198.51.100.10:80", "\"web\" has already"],
+        ),
+        (
+            "service add w --vip 198.51.100.11 --port 80 --protocol tcp --forwarding nat --backend 10.0.0.11:8080",
+            vec!["full-nat"],
+        ),
+        (
+            "apply /nonexistent/pools.toml",
+            vec!["/nonexistent/pools.toml", "No such file"],
+        ),
+    ] {
+        let before = pool();
+        let mut pool = before.clone();
+        let refused = run(&mut pool, line).unwrap_err().to_string();
+        for part in parts {
+            assert!(
+                refused.contains(part),
+                "{line}: {part:?} is not in: {refused}"
+            );
+        }
+        assert_eq!(pool, before, "{line} left something behind");
+    }
+}
+
+#[test]
+fn what_is_so_already_is_no_change() {
+    let mut pool = pool();
+    for line in [
+        "backend enable web 10.0.0.11:8080",
+        "backend weight web 10.0.0.11:8080 1",
+        "backend force web 10.0.0.11:8080 auto",
+        "service list",
+        "service show web",
+        "backend list web",
+    ] {
+        assert!(!run(&mut pool, line).unwrap().changed, "{line}");
+    }
+}
+
+#[test]
+fn a_line_that_is_no_command_says_so() {
+    for (line, part) in [
+        ("", "Usage: weirctl <COMMAND>"),
+        ("backend", "Usage: weirctl backend <COMMAND>"),
+        ("backend explode web", "unrecognized subcommand 'explode'"),
+        ("backend weight web 10.0.0.11:8080", "<WEIGHT>"),
+        ("backend weight web 10.0.0.11:8080 heavy", "heavy"),
+        (
+            "backend force web 10.0.0.11:8080 sideways",
+            "accepted: \"auto\", \"up\", \"down\"",
+        ),
+        ("backend drain web 10.0.0.11:8080 --timeout 5", "\"500ms\""),
+        ("backend drain web 10.0.0.11:99999", "ADDRESS:PORT"),
+        ("backend drain \"web", "quotation mark"),
+        (
+            "service add x --vip a --port 80 --protocol tcp --forwarding nat",
+            "an IPv4 or IPv6 address",
+        ),
+        (
+            "service add x --vip 192.0.2.1 --port 80 --protocol sctp --forwarding nat",
+            "\"tcp\", \"udp\"",
+        ),
+        (
+            "lookup tcp 1.1.1.1:1 2.2.2.2:2",
+            "unrecognized subcommand 'lookup'",
+        ),
+    ] {
+        let usage = parse_line(line).unwrap_err().to_string();
+        assert!(usage.contains(part), "{line}: {part:?} is not in: {usage}");
+    }
+}
+
+#[test]
+fn apply_makes_the_pool_what_the_file_says() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = POOL
+        .replace("10.0.0.12", "10.0.0.13")
+        .replace("\"all\"", "\"rest\"");
+    std::fs::write(file.path(), &text).unwrap();
+    let mut pool = pool();
+    run(&mut pool, "backend drain web 10.0.0.11:8080").unwrap();
+    let before = pool.clone();
+    let dry = run(
+        &mut pool,
+        &format!("apply {} --dry-run", file.path().display()),
+    )
+    .unwrap();
+    assert_eq!((dry.changed, &pool), (false, &before));
+    let change = run(&mut pool, &format!("apply {}", file.path().display())).unwrap();
+    assert_eq!(change.lines, dry.lines);
+    assert_eq!(
+        change.lines,
+        [
+            "- service all ([2001:db8::10]:any/udp, dsr-l2)",
+            "- backend web 10.0.0.12:8080",
+            "~ backend web 10.0.0.11:8080 (state: drain → enabled)",
+            "+ backend web 10.0.0.13:8080 (weight 1)",
+            "+ service rest ([2001:db8::10]:any/udp, dsr-l2)",
+            "+ backend rest 2001:db8::11 (weight 1)",
+        ]
+    );
+    assert_eq!(pool, document::parse_services("f", &text).unwrap().pool);
+    assert!(
+        !run(&mut pool, &format!("apply {}", file.path().display()))
+            .unwrap()
+            .changed
+    );
+}
+
+#[test]
+fn a_wrong_file_is_refused_with_its_place() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[[service]]\nnam = 1\n").unwrap();
+    let mut pool = pool();
+    let refused = run(&mut pool, &format!("apply {}", file.path().display())).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains(":2:1: found unknown key `nam`"),
+        "{refused}"
+    );
+}

@@ -1,0 +1,276 @@
+//! From the text's shape to the model, one key at a time.
+
+use std::ops::Range;
+
+use toml::Spanned;
+
+use super::{BackendDoc, BackendSpans, HealthDoc, ServiceDoc, ServiceSpans, Source, Spans, Value};
+use super::{Diagnostic, TimeoutsDoc};
+use crate::model::{
+    Admin, Backend, Forced, Forwarding, Health, HealthKind, MAX_TABLE_SIZE, MAX_WEIGHT,
+    NO_DEADLINE, PORT_ACCEPTED, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts,
+};
+
+/// Where the values of keys stand.
+type Fields = Vec<(&'static str, Range<usize>)>;
+
+pub(super) fn pool(
+    source: &Source,
+    docs: &[Spanned<ServiceDoc>],
+) -> Result<(Pool, Spans), Diagnostic> {
+    let mut pool = Pool::default();
+    let mut spans = Spans::default();
+    for doc in docs {
+        let (service, place) = service(source, doc)?;
+        pool.services.push(service);
+        spans.services.push(place);
+    }
+    Ok((pool, spans))
+}
+
+fn note(fields: &mut Fields, all: &[(&'static str, Option<&Value>)]) {
+    let given = all
+        .iter()
+        .filter_map(|(key, value)| Some((*key, value.as_ref()?.span())));
+    fields.extend(given);
+}
+
+fn service(
+    source: &Source,
+    spanned: &Spanned<ServiceDoc>,
+) -> Result<(Service, ServiceSpans), Diagnostic> {
+    let doc = spanned.get_ref();
+    let head = spanned.span();
+    let needs = |value, key| source.required(value, key, head.clone(), "[[service]]");
+    let name = needs(doc.name.as_ref(), "name")?;
+    let vip = needs(doc.vip.as_ref(), "vip")?;
+    let port = needs(doc.port.as_ref(), "port")?;
+    let protocol = needs(doc.protocol.as_ref(), "protocol")?;
+    let forwarding = needs(doc.forwarding.as_ref(), "forwarding")?;
+    let mut service = Service::new(
+        source.string("name", name, "a string")?,
+        source.address("vip", vip)?,
+        port_match(source, port)?,
+        source.word::<Protocol>("protocol", protocol, &Protocol::accepted())?,
+        source.word::<Forwarding>("forwarding", forwarding, &Forwarding::accepted())?,
+    );
+    if let Some(value) = &doc.scheduler {
+        service.scheduler = source.word("scheduler", value, &Scheduler::accepted())?;
+    }
+    if let Some(value) = &doc.table_size {
+        let size = source.integer("table_size", value, 2..=u64::from(MAX_TABLE_SIZE))?;
+        service.table_size = u32::try_from(size).unwrap_or(MAX_TABLE_SIZE);
+    }
+    let mut fields = Fields::new();
+    note(
+        &mut fields,
+        &[
+            ("name", doc.name.as_ref()),
+            ("vip", doc.vip.as_ref()),
+            ("port", doc.port.as_ref()),
+            ("protocol", doc.protocol.as_ref()),
+            ("forwarding", doc.forwarding.as_ref()),
+            ("scheduler", doc.scheduler.as_ref()),
+            ("table_size", doc.table_size.as_ref()),
+        ],
+    );
+    if let Some(doc) = &doc.timeouts {
+        service.timeouts = timeouts(source, doc.get_ref())?;
+        fields.push(("timeouts", doc.span()));
+    }
+    if let Some(doc) = &doc.health {
+        service.health = health(source, doc, &mut fields)?;
+    }
+    let mut backends = Vec::new();
+    for doc in &doc.backend {
+        let (backend, place) = backend(source, doc, &service)?;
+        service.backends.push(backend);
+        backends.push(place);
+    }
+    Ok((
+        service,
+        ServiceSpans {
+            head,
+            fields,
+            backends,
+        },
+    ))
+}
+
+/// `80`, `"80"` or `"any"`.
+fn port_match(source: &Source, value: &Value) -> Result<PortMatch, Diagnostic> {
+    match value.get_ref() {
+        toml::Value::Integer(number) => match u16::try_from(*number) {
+            Ok(port) if port != 0 => Ok(PortMatch::Exact(port)),
+            _ => Err(source.refused("port", value, &number.to_string(), PORT_ACCEPTED)),
+        },
+        _ => source.word("port", value, PORT_ACCEPTED),
+    }
+}
+
+fn port_number(source: &Source, value: &Value) -> Result<u16, Diagnostic> {
+    let port = source.integer("port", value, 1..=65_535)?;
+    Ok(u16::try_from(port).unwrap_or(u16::MAX))
+}
+
+fn timeouts(source: &Source, doc: &TimeoutsDoc) -> Result<Timeouts, Diagnostic> {
+    let mut timeouts = Timeouts::default();
+    for (key, value, place) in [
+        ("syn", &doc.syn, &mut timeouts.syn),
+        ("established", &doc.established, &mut timeouts.established),
+        ("closing", &doc.closing, &mut timeouts.closing),
+        ("udp", &doc.udp, &mut timeouts.udp),
+    ] {
+        if let Some(value) = value {
+            *place = source.duration(key, value)?;
+        }
+    }
+    Ok(timeouts)
+}
+
+fn health(
+    source: &Source,
+    spanned: &Spanned<HealthDoc>,
+    fields: &mut Fields,
+) -> Result<Health, Diagnostic> {
+    let doc = spanned.get_ref();
+    let mut health = Health::default();
+    let kind = source.required(
+        doc.kind.as_ref(),
+        "kind",
+        spanned.span(),
+        "[service.health]",
+    )?;
+    health.kind = source.word("kind", kind, &HealthKind::accepted())?;
+    if let Some(value) = &doc.interval {
+        health.interval = source.duration("interval", value)?;
+    }
+    if let Some(value) = &doc.timeout {
+        health.timeout = source.duration("timeout", value)?;
+    }
+    for (key, value, place) in [
+        ("fall", &doc.fall, &mut health.fall),
+        ("rise", &doc.rise, &mut health.rise),
+    ] {
+        if let Some(value) = value {
+            *place = u32::try_from(source.integer(key, value, 1..=1000)?).unwrap_or(u32::MAX);
+        }
+    }
+    if let Some(value) = &doc.port {
+        health.port = Some(port_number(source, value)?);
+    }
+    for (key, value, place) in [
+        ("path", &doc.path, &mut health.path),
+        ("host", &doc.host, &mut health.host),
+    ] {
+        if let Some(value) = value {
+            *place = Some(source.string(key, value, "a string")?.to_owned());
+        }
+    }
+    if let Some(value) = &doc.status {
+        health.status = status(source, value)?;
+    }
+    note(
+        fields,
+        &[
+            ("health.kind", doc.kind.as_ref()),
+            ("health.interval", doc.interval.as_ref()),
+            ("health.timeout", doc.timeout.as_ref()),
+            ("health.fall", doc.fall.as_ref()),
+            ("health.rise", doc.rise.as_ref()),
+            ("health.port", doc.port.as_ref()),
+            ("health.path", doc.path.as_ref()),
+            ("health.host", doc.host.as_ref()),
+            ("health.status", doc.status.as_ref()),
+        ],
+    );
+    Ok(health)
+}
+
+/// `200` or `"200-399"`.
+fn status(source: &Source, value: &Value) -> Result<(u16, u16), Diagnostic> {
+    const ACCEPTED: &str = "an HTTP status such as 200, or a range such as \"200-399\"";
+    let text = match value.get_ref() {
+        toml::Value::Integer(number) => number.to_string(),
+        _ => source.string("status", value, ACCEPTED)?.to_owned(),
+    };
+    let (low, high) = text.split_once('-').unwrap_or((&text, &text));
+    match (low.parse(), high.parse()) {
+        (Ok(low), Ok(high)) => Ok((low, high)),
+        _ => Err(source.refused("status", value, &format!("{text:?}"), ACCEPTED)),
+    }
+}
+
+fn backend(
+    source: &Source,
+    spanned: &Spanned<BackendDoc>,
+    service: &Service,
+) -> Result<(Backend, BackendSpans), Diagnostic> {
+    let doc = spanned.get_ref();
+    let head = spanned.span();
+    let address = source.required(
+        doc.address.as_ref(),
+        "address",
+        head.clone(),
+        "[[service.backend]]",
+    )?;
+    let address = source.address("address", address)?;
+    let port = match &doc.port {
+        Some(value) => port_number(source, value)?,
+        None => service.port.number(),
+    };
+    let mut backend = Backend::new(address, port);
+    if let Some(value) = &doc.weight {
+        let weight = source.integer("weight", value, 0..=u64::from(MAX_WEIGHT))?;
+        backend.weight = u32::try_from(weight).unwrap_or(MAX_WEIGHT);
+    }
+    backend.admin = admin(source, doc)?;
+    if let Some(value) = &doc.force {
+        backend.forced = source.word("force", value, &Forced::accepted())?;
+    }
+    let mut fields = Fields::new();
+    note(
+        &mut fields,
+        &[
+            ("address", doc.address.as_ref()),
+            ("port", doc.port.as_ref()),
+            ("weight", doc.weight.as_ref()),
+            ("state", doc.state.as_ref()),
+            ("drain_timeout", doc.drain_timeout.as_ref()),
+            ("force", doc.force.as_ref()),
+        ],
+    );
+    Ok((backend, BackendSpans { head, fields }))
+}
+
+fn admin(source: &Source, doc: &BackendDoc) -> Result<Admin, Diagnostic> {
+    const ACCEPTED: &str = "\"enabled\", \"drain\", \"disabled\"";
+    let state = match &doc.state {
+        Some(value) => source.string("state", value, ACCEPTED)?,
+        None => "enabled",
+    };
+    if let (Some(value), true) = (&doc.drain_timeout, state != "drain") {
+        return Err(source.refused(
+            "drain_timeout",
+            value,
+            "it without a drain",
+            "with state = \"drain\" only",
+        ));
+    }
+    match (state, &doc.state) {
+        ("drain", _) => {
+            let timeout = doc.drain_timeout.as_ref();
+            let timeout = timeout
+                .map(|value| source.duration("drain_timeout", value))
+                .transpose()?;
+            Ok(Admin::Drain {
+                timeout: timeout.unwrap_or(NO_DEADLINE),
+            })
+        }
+        ("disabled", _) => Ok(Admin::Disabled),
+        ("enabled", _) | (_, None) => Ok(Admin::Enabled),
+        (other, Some(value)) => {
+            Err(source.refused("state", value, &format!("{other:?}"), ACCEPTED))
+        }
+    }
+}

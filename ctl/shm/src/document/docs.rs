@@ -1,0 +1,92 @@
+//! The shape of a service in TOML: every key, each value with its place.
+//!
+//! Values are taken as they are and judged in `convert`, where a message can name the key and what
+//! it accepts.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::Value;
+
+/// `[[service]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct ServiceDoc {
+    /// Unique; names the service in commands.
+    pub name: Option<Value>,
+    /// The address that clients use.
+    pub vip: Option<Value>,
+    /// The port that clients use, or "any".
+    pub port: Option<Value>,
+    /// The transport protocol.
+    pub protocol: Option<Value>,
+    /// How packets get to backends.
+    pub forwarding: Option<Value>,
+    /// How backends are chosen.
+    pub scheduler: Option<Value>,
+    /// Entries of the Maglev table.
+    pub table_size: Option<Value>,
+    /// How long flows are remembered.
+    pub timeouts: Option<Spanned<TimeoutsDoc>>,
+    /// `[service.health]`.
+    pub health: Option<Spanned<HealthDoc>>,
+    /// `[[service.backend]]`.
+    #[serde(default)]
+    pub backend: Vec<Spanned<BackendDoc>>,
+}
+
+/// `timeouts = { … }`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct TimeoutsDoc {
+    /// TCP flows of which only the SYN was seen.
+    pub syn: Option<Value>,
+    /// Established TCP flows.
+    pub established: Option<Value>,
+    /// TCP flows after FIN or RST.
+    pub closing: Option<Value>,
+    /// UDP flows.
+    pub udp: Option<Value>,
+}
+
+/// `[service.health]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct HealthDoc {
+    /// What a check does.
+    pub kind: Option<Value>,
+    /// From the start of one check to the next.
+    pub interval: Option<Value>,
+    /// How long a check may take.
+    pub timeout: Option<Value>,
+    /// Failures in a row until down.
+    pub fall: Option<Value>,
+    /// Successes in a row until up.
+    pub rise: Option<Value>,
+    /// The port that is checked.
+    pub port: Option<Value>,
+    /// The page that is asked for.
+    pub path: Option<Value>,
+    /// The host name that is sent.
+    pub host: Option<Value>,
+    /// The HTTP status that is healthy: 200, or "200-399".
+    pub status: Option<Value>,
+}
+
+/// `[[service.backend]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct BackendDoc {
+    /// The server's address.
+    pub address: Option<Value>,
+    /// Its port; the service's if absent.
+    pub port: Option<Value>,
+    /// Its share of new flows.
+    pub weight: Option<Value>,
+    /// "enabled", "drain" or "disabled"; written by `weirctl save`.
+    pub state: Option<Value>,
+    /// After which a drain takes the rest of the flows.
+    pub drain_timeout: Option<Value>,
+    /// "up", "down" or "auto"; written by `weirctl save`.
+    pub force: Option<Value>,
+}

@@ -1,0 +1,368 @@
+//! Every complaint of the table names its place, what was found and what is accepted.
+
+use super::*;
+use crate::model::{Admin, Forced, Forwarding, HealthKind, PortMatch, Protocol};
+use std::time::Duration;
+
+const WEB: &str = r#"[[service]]
+name = "web"
+vip = "198.51.100.10"
+port = 80
+protocol = "tcp"
+forwarding = "nat"
+"#;
+
+fn complaint(text: &str) -> String {
+    match parse_services("pools.toml", text) {
+        Ok(loaded) => panic!("accepted: {loaded:?}"),
+        Err(diagnostic) => diagnostic.to_string(),
+    }
+}
+
+#[test]
+fn a_service_as_in_the_design_is_read() {
+    let text = format!(
+        "{WEB}scheduler = \"maglev\"\ntimeouts = {{ syn = \"5s\" }}\n[service.health]\nkind = \"http\"\n\
+         path = \"/healthz\"\ninterval = \"2s\"\ntimeout = \"1s\"\nfall = 3\nrise = 5\n\
+         [[service.backend]]\naddress = \"10.0.0.11\"\nport = 8080\nweight = 1\n\
+         [[service.backend]]\naddress = \"10.0.0.12\"\nstate = \"drain\"\ndrain_timeout = \"300s\"\nforce = \"down\"\n"
+    );
+    let loaded = parse_services("weir.toml", &text).unwrap();
+    let web = &loaded.pool.services[0];
+    assert_eq!((web.name.as_str(), web.port), ("web", PortMatch::Exact(80)));
+    assert_eq!(
+        (web.protocol, web.forwarding),
+        (Protocol::Tcp, Forwarding::Nat)
+    );
+    assert_eq!(web.timeouts.syn, Duration::from_secs(5));
+    assert_eq!(web.timeouts.established, Duration::from_secs(350));
+    assert_eq!((web.health.kind, web.health.rise), (HealthKind::Http, 5));
+    assert_eq!(web.backends[0].name(web), "10.0.0.11:8080");
+    assert_eq!(web.backends[1].name(web), "10.0.0.12:80");
+    let drain = Admin::Drain {
+        timeout: Duration::from_secs(300),
+    };
+    assert_eq!(
+        (web.backends[1].admin, web.backends[1].forced),
+        (drain, Forced::Down)
+    );
+    assert_eq!(loaded.warnings.len(), 1);
+    assert!(
+        loaded.warnings[0]
+            .to_string()
+            .starts_with("weir.toml:10:8: "),
+        "{}",
+        loaded.warnings[0]
+    );
+}
+
+#[test]
+fn of_a_whole_configuration_the_services_count() {
+    let text =
+        format!("[instance]\nname = \"lb1\"\n[engine]\nworkers = [1]\n[[port]]\nname = 5\n{WEB}");
+    assert_eq!(
+        parse_services("weir.toml", &text)
+            .unwrap()
+            .pool
+            .services
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn complaints_name_place_found_and_accepted() {
+    let backend = |lines: &str| format!("{WEB}[[service.backend]]\n{lines}");
+    let replaced = |from: &str, to: &str| WEB.replace(from, to);
+    let table: Vec<(String, &str, &[&str])> = vec![
+        (
+            replaced("name =", "nam ="),
+            "2:1",
+            &["unknown key `nam`", "`name`, `vip`, `port`"],
+        ),
+        (
+            replaced("\"web\"", "5"),
+            "2:8",
+            &["`name`", "found 5", "a string"],
+        ),
+        (
+            replaced("\"web\"", "\"a b\""),
+            "2:8",
+            &["\"a b\"", "A-Z, a-z, 0-9"],
+        ),
+        (
+            replaced("vip = \"198.51.100.10\"\n", ""),
+            "1:1",
+            &["no `vip`", "[[service]]"],
+        ),
+        (
+            replaced("198.51.100.10", "198.51.100"),
+            "3:7",
+            &["\"198.51.100\"", "192.0.2.1"],
+        ),
+        (
+            replaced("198.51.100.10", "224.0.0.1"),
+            "3:7",
+            &["224.0.0.1", "multicast", "unicast"],
+        ),
+        (
+            replaced("port = 80", "port = 70000"),
+            "4:8",
+            &["70000", "1 to 65535", "any"],
+        ),
+        (
+            replaced("port = 80", "port = 0"),
+            "4:8",
+            &["found 0", "1 to 65535"],
+        ),
+        (
+            replaced("port = 80", "port = -1"),
+            "4:8",
+            &["found -1", "1 to 65535"],
+        ),
+        (
+            replaced("port = 80", "port = \"http\""),
+            "4:8",
+            &["\"http\"", "1 to 65535"],
+        ),
+        (
+            replaced("port = 80", "port = \"8000-8100\""),
+            "4:8",
+            &["8000-8100", "\"any\""],
+        ),
+        (
+            replaced("port = 80", "port = [80]"),
+            "4:8",
+            &["an array", "1 to 65535"],
+        ),
+        (
+            replaced("\"tcp\"", "\"quic\""),
+            "5:12",
+            &["\"quic\"", "\"tcp\", \"udp\""],
+        ),
+        (
+            replaced("\"nat\"", "\"full-nat\""),
+            "6:14",
+            &["\"full-nat\"", "\"dsr-l2\", \"nat\""],
+        ),
+        (
+            replaced("\"nat\"", "true"),
+            "6:14",
+            &["found true", "\"dsr-l2\", \"nat\""],
+        ),
+        (
+            format!("{WEB}scheduler = \"ring\"\n"),
+            "7:13",
+            &["\"ring\"", "\"maglev\""],
+        ),
+        (
+            format!("{WEB}table_size = 65536\n"),
+            "7:14",
+            &["65536", "prime"],
+        ),
+        (
+            format!("{WEB}table_size = 9000000\n"),
+            "7:14",
+            &["9000000", "5000000"],
+        ),
+        (
+            format!("{WEB}timeouts = {{ syn = 10 }}\n"),
+            "7:20",
+            &["`syn`", "found 10", "\"10s\""],
+        ),
+        (
+            format!("{WEB}timeouts = {{ sin = \"1s\" }}\n"),
+            "7:14",
+            &["`sin`", "`syn`, `established`"],
+        ),
+        (
+            format!("{WEB}snat_pool = []\n"),
+            "7:1",
+            &["`snat_pool`", "`forwarding`"],
+        ),
+        (format!("{WEB}name = \"again\"\n"), "7:1", &["`name` twice"]),
+        (
+            format!("{WEB}{}", replaced("198.51", "203.0")),
+            "8:8",
+            &["second service \"web\""],
+        ),
+        (
+            format!("{WEB}{}", replaced("\"web\"", "\"w2\"")),
+            "9:7",
+            &["198.51.100.10:80", "\"web\" has already"],
+        ),
+        (
+            replaced("[[service]]", "[service]"),
+            "1:1",
+            &["[service]", "[[service]]"],
+        ),
+        (replaced("\"web\"", "\"web"), "2:12", &["not valid TOML"]),
+        (
+            format!("[[servic]]\n{WEB}"),
+            "1:3",
+            &["`servic`", "`service`"],
+        ),
+        (
+            format!("{WEB}[service.health]\nkind = \"ping\"\n"),
+            "8:8",
+            &["\"ping\"", "\"icmp\""],
+        ),
+        (
+            format!("{WEB}[service.health]\nfall = 3\n"),
+            "7:1",
+            &["no `kind`"],
+        ),
+        (
+            format!("{WEB}[service.health]\nkind = \"tcp\"\nfall = 0\n"),
+            "9:8",
+            &["`fall`", "1 to 1000"],
+        ),
+        (
+            format!("{WEB}[service.health]\nkind = \"tcp\"\npath = \"/\"\n"),
+            "9:8",
+            &["\"http\""],
+        ),
+        (
+            format!("{WEB}[service.health]\nkind = \"http\"\npath = \"x\"\n"),
+            "9:8",
+            &["\"x\"", "\"/\""],
+        ),
+        (
+            backend("weight = 1\n"),
+            "7:1",
+            &["no `address`", "[[service.backend]]"],
+        ),
+        (
+            backend("address = \"10.0.0.300\"\n"),
+            "8:11",
+            &["10.0.0.300"],
+        ),
+        (
+            backend("address = \"2001:db8::1\"\n"),
+            "8:11",
+            &["family", "198.51.100.10"],
+        ),
+        (
+            backend("address = \"198.51.100.10\"\n"),
+            "8:11",
+            &["the VIP of service \"web\""],
+        ),
+        (
+            backend("address = \"10.0.0.1\"\nport = 0\n"),
+            "9:8",
+            &["found 0", "1 to 65535"],
+        ),
+        (
+            backend("address = \"10.0.0.1\"\nweight = -1\n"),
+            "9:10",
+            &["-1", "0 to 65535"],
+        ),
+        (
+            backend("address = \"10.0.0.1\"\nweight = \"2\"\n"),
+            "9:10",
+            &["\"2\"", "0 to 65535"],
+        ),
+        (
+            backend("address = \"10.0.0.1\"\nstate = \"off\"\n"),
+            "9:9",
+            &["\"off\"", "\"disabled\""],
+        ),
+        (
+            backend("address = \"10.0.0.1\"\ndrain_timeout = \"1s\"\n"),
+            "9:17",
+            &["state = \"drain\""],
+        ),
+        (
+            backend("address = \"10.0.0.1\"\nforce = \"on\"\n"),
+            "9:9",
+            &["\"on\"", "\"up\""],
+        ),
+        (
+            backend("address = \"10.0.0.1\"\n[[service.backend]]\naddress = \"10.0.0.1\"\n"),
+            "10:11",
+            &["10.0.0.1:80 twice"],
+        ),
+        (
+            format!("{WEB}backend = [5]\n"),
+            "7:12",
+            &["integer `5`", "a table"],
+        ),
+        (
+            replaced("\"nat\"", "\"dsr-l2\"")
+                + "[[service.backend]]\naddress = \"10.0.0.1\"\nport = 8080\n",
+            "9:8",
+            &["8080", "accepted: 80", "nat"],
+        ),
+        (
+            replaced("80", "\"any\"")
+                + "[[service.backend]]\naddress = \"10.0.0.1\"\nport = 8080\n",
+            "9:8",
+            &["8080", "\"any\"", "no port"],
+        ),
+    ];
+    for (text, place, parts) in &table {
+        let complaint = complaint(text);
+        assert!(
+            complaint.starts_with(&format!("pools.toml:{place}: ")),
+            "{place}: {complaint}"
+        );
+        for part in *parts {
+            assert!(complaint.contains(part), "{part:?} is not in: {complaint}");
+        }
+    }
+}
+
+#[test]
+fn two_nat_services_cannot_share_a_backend_address_and_port() {
+    let service = |name: &str, port: &str, forwarding: &str| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nvip = \"198.51.100.10\"\nport = {port}\nprotocol = \"tcp\"\n\
+             forwarding = \"{forwarding}\"\n[[service.backend]]\naddress = \"10.0.0.1\"\n"
+        )
+    };
+    let shared = |other: &str| service("a", "80", "nat") + other;
+    let complaint = complaint(&shared(&(service("b", "81", "nat") + "port = 80\n")));
+    assert!(complaint.starts_with("pools.toml:16:"), "{complaint}");
+    assert!(
+        complaint.contains("\"a\"") && complaint.contains("full-nat"),
+        "{complaint}"
+    );
+    for any in [
+        service("b", "\"any\"", "nat") + &service("a", "80", "nat"),
+        shared(&service("b", "\"any\"", "nat")),
+    ] {
+        assert!(
+            parse_services("f", &any)
+                .unwrap_err()
+                .message
+                .contains("full-nat")
+        );
+    }
+    // Another port, or a mode whose answers do not come back through weir, is no clash.
+    assert!(parse_services("f", &shared(&service("b", "81", "nat"))).is_ok());
+    assert!(parse_services("f", &shared(&service("b", "81", "dsr-l2"))).is_ok());
+    let udp = service("b", "80", "nat").replace("tcp", "udp");
+    assert!(parse_services("f", &shared(&udp)).is_ok());
+}
+
+#[test]
+fn an_exact_port_and_any_may_share_a_vip() {
+    let text = WEB.to_owned() + &WEB.replace("\"web\"", "\"rest\"").replace("80", "\"any\"");
+    assert!(parse_services("f", &text).is_ok());
+}
+
+#[test]
+fn columns_count_characters() {
+    let text = "[[service]]\n\"näme\" = 1\n";
+    assert!(
+        complaint(text).starts_with("pools.toml:2:1: "),
+        "{}",
+        complaint(text)
+    );
+    let text = "service = [{ name = \"ä\", bad = 1 }]\n";
+    assert!(
+        complaint(text).starts_with("pools.toml:1:26: "),
+        "{}",
+        complaint(text)
+    );
+}

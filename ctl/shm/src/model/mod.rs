@@ -1,0 +1,309 @@
+//! Services and backends: the pool that an operator describes and the daemon puts in force.
+//!
+//! The same types stand behind the configuration file, the records in shared memory and the
+//! commands of `weirctl`, so a feature is added to the model once. What makes a pool valid is in
+//! [`Pool::validate`].
+
+mod health;
+mod validate;
+mod vocabulary;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+pub use health::{Health, HealthKind};
+pub use validate::{Problem, Warning, is_prime};
+pub use vocabulary::{Forced, Forwarding, Protocol, Scheduler, Unknown};
+
+/// Services that a pool can hold.
+pub const MAX_SERVICES: usize = 4096;
+/// Backends that a pool can hold, over all services.
+pub const MAX_BACKENDS: usize = 131_072;
+/// Backends that a service can hold: what 16-bit table entries can name, one value standing for none.
+pub const MAX_BACKENDS_PER_SERVICE: usize = 65_535;
+/// The largest weight of a backend.
+pub const MAX_WEIGHT: u32 = 65_535;
+/// Entries of a service's table unless it says otherwise; a prime.
+pub const DEFAULT_TABLE_SIZE: u32 = 65_537;
+/// The largest table.
+pub const MAX_TABLE_SIZE: u32 = 5_000_000;
+/// The longest name of a service, in bytes.
+pub const MAX_NAME: usize = 63;
+/// The drain time-out that stands for "as long as it takes".
+pub const NO_DEADLINE: Duration = Duration::MAX;
+/// The longest time-out of any kind.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// All services.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pool {
+    /// In the order of the file; commands add at the end.
+    pub services: Vec<Service>,
+}
+
+/// A VIP with a port and a protocol, and what stands behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Unique in the pool: up to [`MAX_NAME`] of `A-Z a-z 0-9 . _ -`.
+    pub name: String,
+    /// The address that clients use.
+    pub vip: IpAddr,
+    /// The port that clients use.
+    pub port: PortMatch,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// How packets get to backends.
+    pub forwarding: Forwarding,
+    /// How backends are chosen for new flows.
+    pub scheduler: Scheduler,
+    /// Entries of the Maglev table; a prime.
+    pub table_size: u32,
+    /// How long flows are remembered without a packet.
+    pub timeouts: Timeouts,
+    /// How backends are checked.
+    pub health: Health,
+    /// In the order of the file, which decides nothing.
+    pub backends: Vec<Backend>,
+}
+
+/// A server that takes flows of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// Its address, of the VIP's family.
+    pub address: IpAddr,
+    /// Its port; zero in a service for any port, which keeps the client's.
+    pub port: u16,
+    /// Its share of new flows relative to the others; zero takes none.
+    pub weight: u32,
+    /// What the operator wants of it.
+    pub admin: Admin,
+    /// Whether the operator overrides its health.
+    pub forced: Forced,
+}
+
+/// Which ports a service listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PortMatch {
+    /// This one, never zero.
+    Exact(u16),
+    /// All that no other service of the VIP and protocol has.
+    Any,
+}
+
+/// What the operator wants of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Admin {
+    /// It takes flows.
+    Enabled,
+    /// It takes no new flows; those it has may finish.
+    Drain {
+        /// After which its remaining flows are steered anew; [`NO_DEADLINE`] for never.
+        timeout: Duration,
+    },
+    /// It takes no flows, and those it had are steered anew.
+    Disabled,
+}
+
+/// How long a flow is remembered after its last packet, by its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// A TCP flow of which only the SYN was seen.
+    pub syn: Duration,
+    /// An established TCP flow.
+    pub established: Duration,
+    /// A TCP flow after FIN or RST.
+    pub closing: Duration,
+    /// A UDP flow.
+    pub udp: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            syn: Duration::from_secs(10),
+            established: Duration::from_secs(350),
+            closing: Duration::from_secs(10),
+            udp: Duration::from_secs(120),
+        }
+    }
+}
+
+impl PortMatch {
+    /// The port as a number; zero for any.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Exact(port) => port,
+            Self::Any => 0,
+        }
+    }
+}
+
+impl fmt::Display for PortMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(port) => write!(f, "{port}"),
+            Self::Any => f.write_str("any"),
+        }
+    }
+}
+
+/// What a port of a service may be, for messages.
+pub const PORT_ACCEPTED: &str = "a number from 1 to 65535, or \"any\"";
+
+impl std::str::FromStr for PortMatch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "any" {
+            return Ok(Self::Any);
+        }
+        match text.parse() {
+            Ok(port) if port != 0 => Ok(Self::Exact(port)),
+            _ => Err(format!("found {text:?}; accepted: {PORT_ACCEPTED}")),
+        }
+    }
+}
+
+impl fmt::Display for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Admin {
+    /// `enabled`, `drain` or `disabled`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Drain { .. } => "drain",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+impl Pool {
+    /// The service of this name.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<&Service> {
+        self.services.iter().find(|service| service.name == name)
+    }
+
+    /// The service of this name, to be changed.
+    pub fn service_mut(&mut self, name: &str) -> Option<&mut Service> {
+        self.services
+            .iter_mut()
+            .find(|service| service.name == name)
+    }
+
+    /// Backends over all services.
+    #[must_use]
+    pub fn backend_count(&self) -> usize {
+        self.services
+            .iter()
+            .map(|service| service.backends.len())
+            .sum()
+    }
+}
+
+impl Service {
+    /// A service with defaults for all that need not be said, and without backends.
+    #[must_use]
+    pub fn new(
+        name: &str,
+        vip: IpAddr,
+        port: PortMatch,
+        protocol: Protocol,
+        forwarding: Forwarding,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            vip,
+            port,
+            protocol,
+            forwarding,
+            scheduler: Scheduler::default(),
+            table_size: DEFAULT_TABLE_SIZE,
+            timeouts: Timeouts::default(),
+            health: Health::default(),
+            backends: Vec::new(),
+        }
+    }
+
+    /// The backend of this name (see [`Backend::name`]).
+    #[must_use]
+    pub fn backend(&self, name: &str) -> Option<&Backend> {
+        self.backends
+            .iter()
+            .find(|backend| backend.name(self) == name)
+    }
+
+    /// The VIP with its port as operators write it: `198.51.100.10:80`, `[2001:db8::1]:any`.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        match self.vip {
+            IpAddr::V4(vip) => format!("{vip}:{}", self.port),
+            IpAddr::V6(vip) => format!("[{vip}]:{}", self.port),
+        }
+    }
+}
+
+impl Backend {
+    /// An enabled backend of weight 1.
+    #[must_use]
+    pub const fn new(address: IpAddr, port: u16) -> Self {
+        Self {
+            address,
+            port,
+            weight: 1,
+            admin: Admin::Enabled,
+            forced: Forced::Auto,
+        }
+    }
+
+    /// Its name in commands, counters and tables: `10.0.0.11:8080`, `[2001:db8::1]:8080`, or the
+    /// address alone in a service for any port.
+    #[must_use]
+    pub fn name(&self, service: &Service) -> String {
+        match service.port {
+            PortMatch::Exact(_) => SocketAddr::new(self.address, self.port).to_string(),
+            PortMatch::Any => self.address.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_is_named_as_commands_write_it() {
+        let vip = "198.51.100.10".parse().unwrap();
+        let mut service = Service::new(
+            "web",
+            vip,
+            PortMatch::Exact(80),
+            Protocol::Tcp,
+            Forwarding::Nat,
+        );
+        let v4 = Backend::new("10.0.0.11".parse().unwrap(), 8080);
+        let v6 = Backend::new("2001:db8::1".parse().unwrap(), 8080);
+        assert_eq!(v4.name(&service), "10.0.0.11:8080");
+        assert_eq!(v6.name(&service), "[2001:db8::1]:8080");
+        service.port = PortMatch::Any;
+        assert_eq!(v4.name(&service), "10.0.0.11");
+        assert_eq!(v6.name(&service), "2001:db8::1");
+    }
+
+    #[test]
+    fn a_port_is_a_number_or_any() {
+        assert_eq!("80".parse(), Ok(PortMatch::Exact(80)));
+        assert_eq!("any".parse(), Ok(PortMatch::Any));
+        for bad in ["0", "65536", "-1", "http", ""] {
+            let error = bad.parse::<PortMatch>().unwrap_err();
+            assert!(error.contains(bad) && error.contains("65535"), "{error}");
+        }
+    }
+}

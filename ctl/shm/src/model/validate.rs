@@ -1,0 +1,480 @@
+//! What makes a pool valid, whoever made it: a file, a command, or bytes in shared memory.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::health::MAX_TEXT;
+use super::{
+    Admin, Forwarding, HealthKind, MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_NAME, MAX_SERVICES,
+    MAX_TABLE_SIZE, MAX_TIMEOUT, MAX_WEIGHT, NO_DEADLINE, Pool, PortMatch, Service,
+};
+use crate::duration;
+
+/// Why a pool is not valid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Problem {
+    /// The service's place in the pool.
+    pub service: Option<usize>,
+    /// The backend's place in the service.
+    pub backend: Option<usize>,
+    /// The key that is wrong, as the configuration file names it.
+    pub field: &'static str,
+    /// What was found and what is accepted.
+    pub message: String,
+}
+
+/// What an operator should know of a pool that is valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// The service's place in the pool.
+    pub service: Option<usize>,
+    /// The key that it is about.
+    pub field: &'static str,
+    /// What to know.
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// A problem of a key, not yet placed.
+type Wrong = (&'static str, String);
+
+impl Pool {
+    /// Checks everything that can be checked without the rest of the configuration.
+    ///
+    /// # Errors
+    /// The first problem, in the order of the pool.
+    pub fn validate(&self) -> Result<Vec<Warning>, Problem> {
+        let whole = |field, message| Problem {
+            service: None,
+            backend: None,
+            field,
+            message,
+        };
+        if self.services.len() > MAX_SERVICES {
+            let found = self.services.len();
+            return Err(whole(
+                "service",
+                format!("found {found} services; accepted: up to {MAX_SERVICES}"),
+            ));
+        }
+        let backends = self.backend_count();
+        if backends > MAX_BACKENDS {
+            return Err(whole(
+                "backend",
+                format!(
+                    "found {backends} backends; accepted: up to {MAX_BACKENDS} over all services"
+                ),
+            ));
+        }
+        let mut warnings = Vec::new();
+        for (index, service) in self.services.iter().enumerate() {
+            let of_service = |(field, message)| Problem {
+                service: Some(index),
+                backend: None,
+                field,
+                message,
+            };
+            service.check().map_err(of_service)?;
+            for (place, _) in service.backends.iter().enumerate() {
+                service
+                    .check_backend(place)
+                    .map_err(|(field, message)| Problem {
+                        service: Some(index),
+                        backend: Some(place),
+                        field,
+                        message,
+                    })?;
+            }
+            warnings.extend(
+                service
+                    .warnings()
+                    .into_iter()
+                    .map(|(field, message)| Warning {
+                        service: Some(index),
+                        field,
+                        message,
+                    }),
+            );
+        }
+        self.check_names_and_vips()?;
+        self.check_backends_between_services()?;
+        Ok(warnings)
+    }
+
+    fn check_names_and_vips(&self) -> Result<(), Problem> {
+        let mut names = HashMap::new();
+        let mut endpoints = HashMap::new();
+        for (index, service) in self.services.iter().enumerate() {
+            let problem = |field, message| Problem {
+                service: Some(index),
+                backend: None,
+                field,
+                message,
+            };
+            let name = service.name.as_str();
+            if names.insert(name, index).is_some() {
+                return Err(problem(
+                    "name",
+                    format!(
+                        "found a second service \"{name}\"; accepted: a name that no other service has"
+                    ),
+                ));
+            }
+            let endpoint = (service.vip, service.port, service.protocol);
+            if let Some(first) = endpoints.insert(endpoint, index) {
+                let first = self
+                    .services
+                    .get(first)
+                    .map_or("", |first| first.name.as_str());
+                return Err(problem(
+                    "vip",
+                    format!(
+                        "found VIP {} for {} in \"{name}\", which service \"{first}\" has already; \
+                         accepted: a VIP, port and protocol that no other service has",
+                        service.endpoint(),
+                        service.protocol
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The return map of `nat` goes from (backend, port, protocol) to a VIP, so it must be a map.
+    fn check_backends_between_services(&self) -> Result<(), Problem> {
+        let vips: HashMap<IpAddr, &str> = self
+            .services
+            .iter()
+            .map(|service| (service.vip, service.name.as_str()))
+            .collect();
+        let mut exact = HashMap::new();
+        let mut any = HashMap::new();
+        let mut by_address = HashMap::new();
+        for (index, service) in self.services.iter().enumerate() {
+            for (place, backend) in service.backends.iter().enumerate() {
+                let problem = |message| Problem {
+                    service: Some(index),
+                    backend: Some(place),
+                    field: "address",
+                    message,
+                };
+                if let Some(owner) = vips.get(&backend.address) {
+                    return Err(problem(format!(
+                        "found backend {} of \"{}\", which is the VIP of service \"{owner}\"; \
+                         accepted: an address of a server",
+                        backend.address, service.name
+                    )));
+                }
+                if service.forwarding != Forwarding::Nat {
+                    continue;
+                }
+                let (address, protocol) = (backend.address, service.protocol);
+                let clash = match service.port {
+                    PortMatch::Exact(_) => exact
+                        .insert((address, backend.port, protocol), index)
+                        .or_else(|| any.get(&(address, protocol)).copied()),
+                    PortMatch::Any => {
+                        any.insert((address, protocol), index);
+                        by_address.get(&(address, protocol)).copied()
+                    }
+                };
+                by_address.insert((address, protocol), index);
+                if let Some(other) = clash.filter(|other| *other != index) {
+                    let other = self
+                        .services
+                        .get(other)
+                        .map_or("", |other| other.name.as_str());
+                    return Err(problem(format!(
+                        "found backend {} of \"{}\" also in \"{other}\": two \"nat\" services \
+                         cannot share a backend address and port, since its answers would belong \
+                         to both; accepted: another address or port, or forwarding = \"full-nat\" \
+                         in a release that has it",
+                        backend.name(service),
+                        service.name
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Service {
+    fn check(&self) -> Result<(), Wrong> {
+        check_name(&self.name)?;
+        if let Some(what) = nonsense(self.vip) {
+            return Err((
+                "vip",
+                format!(
+                    "found {}, {what}; accepted: a unicast address for clients",
+                    self.vip
+                ),
+            ));
+        }
+        if self.port == PortMatch::Exact(0) {
+            return Err((
+                "port",
+                format!("found 0; accepted: {}", super::PORT_ACCEPTED),
+            ));
+        }
+        let backends = self.backends.len();
+        if backends > MAX_BACKENDS_PER_SERVICE {
+            return Err((
+                "backend",
+                format!(
+                    "found {backends} backends; accepted: up to {MAX_BACKENDS_PER_SERVICE} a service"
+                ),
+            ));
+        }
+        if self.table_size > MAX_TABLE_SIZE || !is_prime(self.table_size) {
+            return Err((
+                "table_size",
+                format!(
+                    "found {}; accepted: a prime up to {MAX_TABLE_SIZE}, such as 65537 or 655373",
+                    self.table_size
+                ),
+            ));
+        }
+        if self.table_size as usize <= backends {
+            return Err((
+                "table_size",
+                format!(
+                    "found {} for {backends} backends; accepted: more than there are backends",
+                    self.table_size
+                ),
+            ));
+        }
+        let Self { timeouts, .. } = self;
+        for timeout in [
+            timeouts.syn,
+            timeouts.established,
+            timeouts.closing,
+            timeouts.udp,
+        ] {
+            check_duration("timeouts", timeout)?;
+        }
+        self.check_health()
+    }
+
+    fn check_health(&self) -> Result<(), Wrong> {
+        let health = &self.health;
+        check_duration("health.interval", health.interval)?;
+        check_duration("health.timeout", health.timeout)?;
+        for (field, count) in [("health.fall", health.fall), ("health.rise", health.rise)] {
+            if count == 0 || count > 1000 {
+                return Err((field, format!("found {count}; accepted: 1 to 1000")));
+            }
+        }
+        if health.port == Some(0) {
+            return Err(("health.port", "found 0; accepted: 1 to 65535".to_owned()));
+        }
+        let path_starts = health
+            .path
+            .as_ref()
+            .is_none_or(|path| path.starts_with('/'));
+        for (field, text) in [("health.path", &health.path), ("health.host", &health.host)] {
+            let Some(text) = text else { continue };
+            let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+            if text.is_empty() || text.len() > MAX_TEXT || !printable || !path_starts {
+                return Err((
+                    field,
+                    format!(
+                        "found {text:?}; accepted: up to {MAX_TEXT} printable characters without \
+                         spaces{}",
+                        if field == "health.path" {
+                            ", the first a \"/\""
+                        } else {
+                            ""
+                        }
+                    ),
+                ));
+            }
+            if !health.kind.asks_for_a_page() {
+                return Err((
+                    field,
+                    format!(
+                        "found it with kind = \"{}\"; accepted: with \"http\" and \"https\" only",
+                        health.kind
+                    ),
+                ));
+            }
+        }
+        let (low, high) = health.status;
+        if low > high || low < 100 || high > 599 {
+            return Err((
+                "health.status",
+                format!("found {low}-{high}; accepted: statuses from 100 to 599, the lower first"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_backend(&self, place: usize) -> Result<(), Wrong> {
+        let Some(backend) = self.backends.get(place) else {
+            return Ok(());
+        };
+        let name = backend.name(self);
+        let service = &self.name;
+        if let Some(what) = nonsense(backend.address) {
+            return Err((
+                "address",
+                format!(
+                    "found {}, {what}; accepted: the unicast address of a server",
+                    backend.address
+                ),
+            ));
+        }
+        if backend.address.is_ipv4() != self.vip.is_ipv4() {
+            return Err((
+                "address",
+                format!(
+                    "found {} behind VIP {}; accepted: an address of the VIP's family, since \"{}\" \
+                     does not translate between IPv4 and IPv6",
+                    backend.address, self.vip, self.forwarding
+                ),
+            ));
+        }
+        match self.port {
+            PortMatch::Any if backend.port != 0 => {
+                return Err((
+                    "port",
+                    format!(
+                        "found {} for backend {name} of \"{service}\", whose port is \"any\"; \
+                         accepted: no port, since the client's is kept",
+                        backend.port
+                    ),
+                ));
+            }
+            PortMatch::Exact(_) if backend.port == 0 => {
+                return Err(("port", "found 0; accepted: 1 to 65535".to_owned()));
+            }
+            PortMatch::Exact(port) if backend.port != port && !self.forwarding.rewrites_port() => {
+                return Err((
+                    "port",
+                    format!(
+                        "found {} for backend {name} of \"{service}\"; accepted: {port}, the \
+                         service's (a port of its own works with \"nat\" and \"full-nat\" only, \
+                         and \"{service}\" is \"{}\")",
+                        backend.port, self.forwarding
+                    ),
+                ));
+            }
+            _ => {}
+        }
+        if backend.weight > MAX_WEIGHT {
+            return Err((
+                "weight",
+                format!("found {}; accepted: 0 to {MAX_WEIGHT}", backend.weight),
+            ));
+        }
+        if let Admin::Drain { timeout } = backend.admin
+            && timeout != NO_DEADLINE
+            && timeout > MAX_TIMEOUT
+        {
+            return Err(("drain_timeout", too_long(timeout)));
+        }
+        let twin = self
+            .backends
+            .iter()
+            .take(place)
+            .any(|other| other.address == backend.address && other.port == backend.port);
+        if twin {
+            return Err((
+                "address",
+                format!("found backend {name} twice in \"{service}\"; accepted: each backend once"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn warnings(&self) -> Vec<Wrong> {
+        if self.health.kind == HealthKind::None {
+            return Vec::new();
+        }
+        vec![(
+            "health.kind",
+            format!(
+                "health checks of kind \"{}\" are not carried out by this release: the backends of \
+                 \"{}\" count as up unless forced down",
+                self.health.kind, self.name
+            ),
+        )]
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Wrong> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(plain) {
+        return Err((
+            "name",
+            format!(
+                "found {name:?}; accepted: 1 to {MAX_NAME} of A-Z, a-z, 0-9, \".\", \"_\" and \"-\""
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_duration(field: &'static str, timeout: Duration) -> Result<(), Wrong> {
+    if timeout < Duration::from_millis(1) {
+        return Err((field, "found 0s; accepted: 1ms to 30d".to_owned()));
+    }
+    if timeout > MAX_TIMEOUT {
+        return Err((field, too_long(timeout)));
+    }
+    Ok(())
+}
+
+fn too_long(timeout: Duration) -> String {
+    format!(
+        "found {}; accepted: up to {}",
+        duration::text(timeout),
+        duration::text(MAX_TIMEOUT)
+    )
+}
+
+/// Why an address can be neither a VIP nor a backend, if so.
+fn nonsense(address: IpAddr) -> Option<&'static str> {
+    if address.is_unspecified() {
+        Some("the unspecified address")
+    } else if address.is_multicast() {
+        Some("a multicast address")
+    } else if address.is_loopback() {
+        Some("a loopback address")
+    } else {
+        match address {
+            IpAddr::V4(address) if address.is_broadcast() => Some("the broadcast address"),
+            IpAddr::V4(address) if address.octets().first() == Some(&0) => {
+                Some("an address of \"this network\" (RFC 791)")
+            }
+            IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => {
+                Some("an IPv4-mapped address, which is never on the wire")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether `number` is a prime, by trial division: at most 1,118 steps up to five million.
+#[must_use]
+pub const fn is_prime(number: u32) -> bool {
+    if number < 2 {
+        return false;
+    }
+    let mut divisor = 2;
+    while divisor < 65_536 && divisor * divisor <= number {
+        if number.is_multiple_of(divisor) {
+            return false;
+        }
+        divisor += 1;
+    }
+    true
+}

@@ -1,0 +1,162 @@
+//! The closed sets of words in the model: protocols, forwarding modes, schedulers.
+//!
+//! One table each. A new forwarding mode is one line here; everything that reads, writes, stores
+//! or lists the accepted words follows, and `match`es elsewhere stop compiling until they handle it.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A word that is not in its set; says which are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("found {found:?}; accepted: {accepted}")]
+pub struct Unknown {
+    /// What was found.
+    pub found: String,
+    /// What is accepted.
+    pub accepted: String,
+}
+
+/// Lists words for a message: `"a", "b"`.
+pub(crate) fn listed(words: impl IntoIterator<Item = &'static str>) -> String {
+    let words: Vec<String> = words.into_iter().map(|word| format!("{word:?}")).collect();
+    words.join(", ")
+}
+
+/// Defines an enum with a word and a stable code for each value. Codes are what records in shared
+/// memory hold: never reuse one.
+macro_rules! vocabulary {
+    (
+        $(#[$meta:meta])*
+        $name:ident { $( $(#[$value_meta:meta])* $value:ident = $code:literal, $word:literal; )+ }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name {
+            $( $(#[$value_meta])* $value, )+
+        }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &[Self] = &[$(Self::$value),+];
+
+            /// The word that operators write.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$value => $word),+ }
+            }
+
+            /// What a record in shared memory holds for it.
+            #[must_use]
+            pub const fn code(self) -> u8 {
+                match self { $(Self::$value => $code),+ }
+            }
+
+            /// The value of a code.
+            #[must_use]
+            pub const fn from_code(code: u8) -> Option<Self> {
+                match code { $($code => Some(Self::$value),)+ _ => None }
+            }
+
+            /// The accepted words, for messages.
+            #[must_use]
+            pub fn accepted() -> String {
+                $crate::model::vocabulary::listed(Self::ALL.iter().map(|value| value.name()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = $crate::model::Unknown;
+
+            fn from_str(text: &str) -> Result<Self, $crate::model::Unknown> {
+                let found = Self::ALL.iter().copied().find(|value| value.name() == text);
+                found.ok_or_else(|| $crate::model::Unknown {
+                    found: text.to_owned(),
+                    accepted: Self::accepted(),
+                })
+            }
+        }
+    };
+}
+
+pub(crate) use vocabulary;
+
+vocabulary! {
+    /// A service's transport protocol.
+    Protocol {
+        /// TCP.
+        Tcp = 1, "tcp";
+        /// UDP.
+        Udp = 2, "udp";
+    }
+}
+
+vocabulary! {
+    /// How packets get to backends.
+    Forwarding {
+        /// Destination MAC only; the backend answers the client directly.
+        DsrL2 = 1, "dsr-l2";
+        /// Destination address and port; the answer comes back through weir.
+        Nat = 2, "nat";
+    }
+}
+
+vocabulary! {
+    /// How backends are chosen for new flows.
+    #[derive(Default)]
+    Scheduler {
+        /// Consistent hashing by a Maglev table.
+        #[default]
+        Maglev = 1, "maglev";
+    }
+}
+
+vocabulary! {
+    /// Whether the operator overrides a backend's health.
+    #[derive(Default)]
+    Forced {
+        /// Health decides.
+        #[default]
+        Auto = 0, "auto";
+        /// Up, whatever checks find.
+        Up = 1, "up";
+        /// Down, whatever checks find.
+        Down = 2, "down";
+    }
+}
+
+impl Forwarding {
+    /// Whether a backend's port may differ from the service's.
+    #[must_use]
+    pub const fn rewrites_port(self) -> bool {
+        match self {
+            Self::DsrL2 => false,
+            Self::Nat => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_codes_lead_back_to_their_value() {
+        for mode in Forwarding::ALL {
+            assert_eq!(mode.name().parse(), Ok(*mode));
+            assert_eq!(Forwarding::from_code(mode.code()), Some(*mode));
+        }
+        assert_eq!(Forwarding::from_code(0), None);
+    }
+
+    #[test]
+    fn an_unknown_word_is_refused_with_the_known_ones() {
+        let error = "full-nat".parse::<Forwarding>().unwrap_err().to_string();
+        assert_eq!(error, r#"found "full-nat"; accepted: "dsr-l2", "nat""#);
+    }
+}
