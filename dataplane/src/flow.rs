@@ -185,7 +185,11 @@ mod tests {
         assert_eq!(vectors, VECTORS, "{vectors:#x?}");
     }
 
-    const VECTORS: [(u64, u64); 3] = [(0, 0), (0, 0), (0, 0)];
+    const VECTORS: [(u64, u64); 3] = [
+        (0x916e_cd41_60fc_6b77, 0xcb10_b8b9_f415_ba7b),
+        (0x1b06_ec65_d26e_b94e, 0xaad4_3434_b8b2_689a),
+        (0x3d5d_b1fe_434d_65fb, 0xe40a_cfe4_b38e_8ffa),
+    ];
 
     #[test]
     fn a_key_is_32_hexadecimal_digits() {

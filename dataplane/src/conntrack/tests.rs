@@ -101,29 +101,37 @@ fn a_syn_flood_evicts_no_established_flow() {
     assert!(untracked > 0, "some buckets are full of established flows");
 }
 
+/// Flows with two different candidate buckets in a table of two: each may lie anywhere in it.
+fn roaming(count: usize) -> Vec<FlowHash> {
+    let roams = |hash: &FlowHash| primary(*hash, 2) != secondary(primary(*hash, 2), *hash, 2);
+    (0..).map(hash).filter(roams).take(count).collect()
+}
+
 #[test]
 fn embryonic_flows_give_way_first_then_the_one_closest_to_its_time_out() {
     let mut table = table(1); // two buckets, eight entries
     let now = Tick(100_000);
-    for flow in 0..6 {
-        let seen = Tick(90_001 + flow as u32); // closing: between 1 and 6 ms to live
-        table.insert(hash(flow), entry(1, State::Closing, seen), now, &profiles());
+    let flows = roaming(12);
+    for (flow, age) in flows[..6].iter().zip(1..) {
+        let seen = Tick(90_000 + age); // closing: between 1 and 6 ms to live
+        table.insert(*flow, entry(1, State::Closing, seen), now, &profiles());
     }
-    for flow in 6..8 {
-        table.insert(hash(flow), entry(1, State::Syn, now), now, &profiles());
+    for flow in &flows[6..8] {
+        table.insert(*flow, entry(1, State::Syn, now), now, &profiles());
     }
-    let alive = |table: &Conntrack| -> Vec<u64> {
-        (0..8).filter(|flow| table.find(hash(*flow), now, &profiles()).is_some()).collect()
+    let alive = |table: &Conntrack| -> Vec<usize> {
+        (0..8).filter(|flow| table.find(flows[*flow], now, &profiles()).is_some()).collect()
     };
-    if alive(&table).len() < 8 {
-        return; // the eight did not fit into their own buckets with these hashes
-    }
-    let newcomer = |table: &mut Conntrack, flow| {
-        table.insert(hash(flow), entry(2, State::Loose, now), now, &profiles())
+    assert_eq!(alive(&table), [0, 1, 2, 3, 4, 5, 6, 7]);
+    let mut newcomer = |flow: usize| {
+        let inserted = table.insert(flows[flow], entry(2, State::Established, now), now, &profiles());
+        assert_eq!(inserted, Inserted::Evicted);
+        alive(&table)
     };
-    assert_eq!(newcomer(&mut table, 100), Inserted::Evicted);
-    assert_eq!(newcomer(&mut table, 101), Inserted::Evicted);
-    assert_eq!(alive(&table), [0, 1, 2, 3, 4, 5], "both SYNs went first");
+    newcomer(8);
+    assert_eq!(newcomer(9), [0, 1, 2, 3, 4, 5], "both SYNs went first");
+    assert_eq!(newcomer(10), [1, 2, 3, 4, 5], "then the one closest to its time-out");
+    assert_eq!(newcomer(11), [2, 3, 4, 5]);
 }
 
 #[test]
