@@ -95,41 +95,23 @@ fn sweep() {
 }
 
 /// Huge pages of 2 MiB, reserved for as long as this lives; the number there was before comes back when it is dropped.
+/// weir needs no hugetlbfs mount, so none is made.
 pub struct HugePages {
     before: String,
-    mounted: bool,
 }
 
 const RESERVED: &str = "/proc/sys/vm/nr_hugepages";
-const MOUNT: &str = "/dev/hugepages";
 
 impl HugePages {
-    /// Reserves at least `pages` huge pages and sees to it that hugetlbfs is mounted.
+    /// Reserves at least `pages` huge pages.
     pub fn reserve(pages: usize) -> Result<Self> {
         let before = std::fs::read_to_string(RESERVED)?.trim().to_owned();
         let had = before.parse::<usize>().unwrap_or(0);
-        let mounts = std::fs::read_to_string("/proc/mounts")?;
-        let mounted = mounts
-            .lines()
-            .any(|line| line.split(' ').nth(2) == Some("hugetlbfs"));
-        let reserved = Self {
-            before,
-            mounted: !mounted,
-        };
-        if !mounted {
-            std::fs::create_dir_all(MOUNT)?;
-            process::capture(Command::new("mount").args(["-t", "hugetlbfs", "none", MOUNT]))?;
-        }
+        let reserved = Self { before };
         if had < pages {
             std::fs::write(RESERVED, pages.to_string())?;
-            let got = std::fs::read_to_string(RESERVED)?
-                .trim()
-                .parse::<usize>()
-                .unwrap_or(0);
-            crate::ensure!(
-                got >= pages,
-                "asked for {pages} huge pages, the kernel gave {got}"
-            );
+            let got = std::fs::read_to_string(RESERVED)?.trim().parse::<usize>().unwrap_or(0);
+            crate::ensure!(got >= pages, "asked for {pages} huge pages, the kernel gave {got}");
         }
         Ok(reserved)
     }
@@ -137,14 +119,12 @@ impl HugePages {
     /// Huge pages that nobody holds at the moment.
     pub fn free(&self) -> Result<usize> {
         let meminfo = std::fs::read_to_string("/proc/meminfo")?;
-        let line = meminfo
-            .lines()
-            .find(|line| line.starts_with("HugePages_Free:"));
+        let line = meminfo.lines().find(|line| line.starts_with("HugePages_Free:"));
         line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
             .ok_or_else(|| Failure::new("/proc/meminfo does not say how many huge pages are free"))
     }
 
-    /// Files that lie in the mounted huge-page file systems.
+    /// Files that lie in mounted huge-page file systems.
     pub fn files(&self) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for line in std::fs::read_to_string("/proc/mounts")?.lines() {
@@ -162,9 +142,5 @@ impl HugePages {
 impl Drop for HugePages {
     fn drop(&mut self) {
         let _ = std::fs::write(RESERVED, &self.before);
-        if self.mounted {
-            let _ = process::capture(Command::new("umount").arg(MOUNT));
-            let _ = std::fs::remove_dir(MOUNT);
-        }
     }
 }
