@@ -110,8 +110,14 @@ impl HugePages {
         let reserved = Self { before };
         if had < pages {
             std::fs::write(RESERVED, pages.to_string())?;
-            let got = std::fs::read_to_string(RESERVED)?.trim().parse::<usize>().unwrap_or(0);
-            crate::ensure!(got >= pages, "asked for {pages} huge pages, the kernel gave {got}");
+            let got = std::fs::read_to_string(RESERVED)?
+                .trim()
+                .parse::<usize>()
+                .unwrap_or(0);
+            crate::ensure!(
+                got >= pages,
+                "asked for {pages} huge pages, the kernel gave {got}"
+            );
         }
         Ok(reserved)
     }
@@ -119,7 +125,9 @@ impl HugePages {
     /// Huge pages that nobody holds at the moment.
     pub fn free(&self) -> Result<usize> {
         let meminfo = std::fs::read_to_string("/proc/meminfo")?;
-        let line = meminfo.lines().find(|line| line.starts_with("HugePages_Free:"));
+        let line = meminfo
+            .lines()
+            .find(|line| line.starts_with("HugePages_Free:"));
         line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
             .ok_or_else(|| Failure::new("/proc/meminfo does not say how many huge pages are free"))
     }
