@@ -12,7 +12,7 @@ use weir_e2e::lab::{
 };
 use weir_e2e::namespace::Namespace;
 use weir_e2e::tap::{tag, untag};
-use weir_e2e::transfer::{Echo, tcp_round_trip, udp_round_trips};
+use weir_e2e::transfer::{Echo, Held, tcp_round_trip, udp_round_trips};
 use weir_e2e::{Result, ensure, host, sockets};
 
 /// Every small length, odd ones above, and the largest that fit a frame with IPv4 and with IPv6.
@@ -227,4 +227,40 @@ fn a_vlan_port_ignores_frames_without_its_tag() -> Result {
         "a port of VLAN 100 answered frames without a tag"
     );
     weir.process().must_run()
+}
+
+#[test]
+fn a_service_for_any_port_keeps_the_port_and_one_for_a_single_port_comes_first() -> Result {
+    if !host::ready()? {
+        return Ok(());
+    }
+    let lab = Lab::new(Arms::One, BACKENDS)?;
+    let mut echo = Echo::new();
+    for (namespace, greeting) in lab.backends.iter().zip(["any\n", "single\n"]) {
+        for port in [7000, 7002, 7004] {
+            let address = SocketAddr::new("0.0.0.0".parse()?, port);
+            echo.tcp(sockets::listen(namespace, address)?, greeting)?;
+        }
+    }
+    let name = instance();
+    let config = Config::one_armed(&name)
+        .service("all", "nat", "tcp", NAT_VIP4, "\"any\"", &[backend4(1)])
+        .service(
+            "one",
+            "nat",
+            "tcp",
+            NAT_VIP4,
+            "7002",
+            &[format!("{} 7004", backend4(2))],
+        );
+    let _weir = Daemon::start(&lab.balancer, lab.dir(), &name, &config.text())?;
+    for (port, due) in [(7000, "any"), (7002, "single"), (7004, "any")] {
+        let held = Held::open(&lab.client, SocketAddr::new(NAT_VIP4.parse()?, port))?;
+        ensure!(
+            held.backend == due,
+            "port {port} led to the backend of {}, not of {due}",
+            held.backend
+        );
+    }
+    nothing_wrong(&lab)
 }
