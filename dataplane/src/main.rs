@@ -29,17 +29,21 @@ enum Command {
         config: PathBuf,
     },
     /// Check a configuration and print it with all defaults filled in.
-    #[command(after_help = "Exit code 2 and FILE:LINE:COLUMN on an error.\n\nExample:\n  \
-                            weir check --config /etc/weir/weir.toml")]
+    #[command(
+        after_help = "Exit code 2 and FILE:LINE:COLUMN on an error.\n\nExample:\n  \
+                            weir check --config /etc/weir/weir.toml"
+    )]
     Check {
         /// The configuration file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
     /// Run the balancer over captures instead of NICs, with their time stamps as the clock.
-    #[command(after_help = "The same captures and configuration always give the same output.\n\n\
+    #[command(
+        after_help = "The same captures and configuration always give the same output.\n\n\
                             Example:\n  weir replay --config weir.toml --in wan=in.pcap --out \
-                            out.pcap --json")]
+                            out.pcap --json"
+    )]
     Replay(ReplayArgs),
 }
 
@@ -106,18 +110,34 @@ fn run(path: &std::path::Path) -> Exit {
 
 #[cfg(not(feature = "dpdk"))]
 fn run(_: &std::path::Path) -> Exit {
-    Err((FAILED, "this weir was built without DPDK; `check` and `replay` work".to_owned()))
+    Err((
+        FAILED,
+        "this weir was built without DPDK; `check` and `replay` work".to_owned(),
+    ))
 }
 
 fn replay(args: ReplayArgs) -> Exit {
     let config = load(&args.config)?;
-    let inputs = args.inputs.iter().map(|text| input(&config, text)).collect::<Result<_, _>>()?;
-    let outputs = args.outputs.iter().map(|text| output(&config, text)).collect();
+    let inputs = args
+        .inputs
+        .iter()
+        .map(|text| input(&config, text))
+        .collect::<Result<_, _>>()?;
+    let outputs = args
+        .outputs
+        .iter()
+        .map(|text| output(&config, text))
+        .collect();
     let script = match &args.script {
         None => Script::default(),
         Some(path) => Script::load(path).map_err(|error| (USAGE, error.to_string()))?,
     };
-    let plan = Plan { config, inputs, outputs, script };
+    let plan = Plan {
+        config,
+        inputs,
+        outputs,
+        script,
+    };
     let outcome = replay::run(plan).map_err(|error| (FAILED, format!("weir: {error}")))?;
     if args.json {
         let text = serde_json::to_string(&outcome.report)
@@ -126,7 +146,11 @@ fn replay(args: ReplayArgs) -> Exit {
     } else {
         print!("{}", outcome.report);
     }
-    Ok(if outcome.refused == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    Ok(if outcome.refused == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILED)
+    })
 }
 
 /// `PORT=FILE`; the port may be left out where there is only one.
@@ -138,13 +162,19 @@ fn input(config: &Config, text: &str) -> Result<(u16, PathBuf), (u8, String)> {
         let known: Vec<&str> = config.ports.iter().map(|port| port.name.as_str()).collect();
         return Err((
             USAGE,
-            format!("--in {text}: no port \"{name}\"; the configuration has {}", known.join(", ")),
+            format!(
+                "--in {text}: no port \"{name}\"; the configuration has {}",
+                known.join(", ")
+            ),
         ));
     }
     if config.ports.len() == 1 {
         return Ok((0, text.into()));
     }
-    Err((USAGE, format!("--in {text}: PORT=FILE is accepted where there are several ports")))
+    Err((
+        USAGE,
+        format!("--in {text}: PORT=FILE is accepted where there are several ports"),
+    ))
 }
 
 /// `FILE`, or `PORT=FILE` where PORT is one.

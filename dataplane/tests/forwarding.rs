@@ -142,8 +142,12 @@ fn assert_checksums(bytes: &[u8]) {
             other => panic!("{other}"),
         };
     let right = match protocol {
-        IpProtocol::Tcp => TcpPacket::new_checked(&payload).unwrap().verify_checksum(&source, &destination),
-        IpProtocol::Udp => UdpPacket::new_checked(&payload).unwrap().verify_checksum(&source, &destination),
+        IpProtocol::Tcp => TcpPacket::new_checked(&payload)
+            .unwrap()
+            .verify_checksum(&source, &destination),
+        IpProtocol::Udp => UdpPacket::new_checked(&payload)
+            .unwrap()
+            .verify_checksum(&source, &destination),
         other => panic!("{other}"),
     };
     assert!(right, "transport checksum");
@@ -161,7 +165,11 @@ fn expected(client: &Frame, to: Option<&str>) -> Vec<u8> {
 
 fn transport() -> impl Strategy<Value = Transport> {
     prop::sample::select(vec![
-        Transport::Syn, Transport::Ack, Transport::Fin, Transport::Rst, Transport::Udp,
+        Transport::Syn,
+        Transport::Ack,
+        Transport::Fin,
+        Transport::Rst,
+        Transport::Udp,
         Transport::UdpUnchecked,
     ])
 }
@@ -234,7 +242,12 @@ proptest! {
 #[test]
 fn a_udp_checksum_of_zero_stays_zero() {
     let mut rig = Rig::new(CONFIG);
-    let request = frame("203.0.113.5:4000", "198.51.100.10:53", Transport::UdpUnchecked).build();
+    let request = frame(
+        "203.0.113.5:4000",
+        "198.51.100.10:53",
+        Transport::UdpUnchecked,
+    )
+    .build();
     let sent = rig.play(0, &request);
     assert_eq!(sent[0].1[40..42], [0, 0]);
 }
@@ -242,7 +255,9 @@ fn a_udp_checksum_of_zero_stays_zero() {
 #[test]
 fn padding_of_a_short_frame_is_passed_on() {
     let mut rig = Rig::new(CONFIG);
-    let mut request = frame("203.0.113.5:4000", "198.51.100.20:9", Transport::Syn).payload(b"").build();
+    let mut request = frame("203.0.113.5:4000", "198.51.100.20:9", Transport::Syn)
+        .payload(b"")
+        .build();
     request.resize(60, 0xee);
     let sent = rig.play(0, &request);
     assert_eq!(sent[0].1[12..], request[12..]);
@@ -270,7 +285,12 @@ fn ipv4_options_are_passed_over() {
 #[test]
 fn ipv6_extension_headers_are_passed_over() {
     let mut rig = Rig::new(CONFIG);
-    let plain = frame("[2001:db8:c::5]:4000", "[2001:db8:f::10]:80", Transport::Syn).build();
+    let plain = frame(
+        "[2001:db8:c::5]:4000",
+        "[2001:db8:f::10]:80",
+        Transport::Syn,
+    )
+    .build();
     // Hop-by-hop options, then destination options, eight bytes each, both of padding.
     let mut extended = plain[..54].to_vec();
     extended.extend_from_slice(&[60, 0, 1, 4, 0, 0, 0, 0]);
@@ -305,13 +325,24 @@ fn frames_for_others_are_dropped_by_reason() {
     let mut rig = Rig::new(CONFIG);
     let request = |to: &str| frame("203.0.113.5:4000", to, Transport::Syn);
     let other = [2, 0, 0, 0, 0, 0x77];
-    rig.play(0, &request("198.51.100.10:80").macs(CLIENT_MAC, other).build());
-    rig.play(0, &request("198.51.100.10:80").macs(CLIENT_MAC, [0xff; 6]).build());
+    rig.play(
+        0,
+        &request("198.51.100.10:80").macs(CLIENT_MAC, other).build(),
+    );
+    rig.play(
+        0,
+        &request("198.51.100.10:80")
+            .macs(CLIENT_MAC, [0xff; 6])
+            .build(),
+    );
     rig.play(0, &request("198.51.100.10:81").build());
     rig.play(0, &request("198.51.100.99:80").build());
-    for reason in
-        [DropReason::WrongMac, DropReason::L2Multicast, DropReason::NoService, DropReason::NotOurs]
-    {
+    for reason in [
+        DropReason::WrongMac,
+        DropReason::L2Multicast,
+        DropReason::NoService,
+        DropReason::NotOurs,
+    ] {
         assert_eq!(rig.dropped(reason), 1, "{}", reason.name());
     }
     rig.assert_all_accounted_for();

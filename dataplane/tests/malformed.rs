@@ -48,7 +48,9 @@ fn good_frames() -> Vec<Vec<u8>> {
     let arp = {
         let mut bytes = vec![0xff; 6];
         bytes.extend_from_slice(&[2, 0, 0, 0, 0, 9, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-        bytes.extend_from_slice(&[2, 0, 0, 0, 0, 9, 192, 0, 2, 99, 0, 0, 0, 0, 0, 0, 192, 0, 2, 2]);
+        bytes.extend_from_slice(&[
+            2, 0, 0, 0, 0, 9, 192, 0, 2, 99, 0, 0, 0, 0, 0, 0, 192, 0, 2, 2,
+        ]);
         bytes
     };
     let mut ping = Vec::new();
@@ -65,7 +67,15 @@ fn good_frames() -> Vec<Vec<u8>> {
         .icmpv6_echo_request(1, 1)
         .write(&mut ping6, b"ping")
         .unwrap();
-    vec![tcp.clone().vlan(7).build(), tcp.build(), udp.clone().vlan(7).build(), udp.build(), arp, ping, ping6]
+    vec![
+        tcp.clone().vlan(7).build(),
+        tcp.build(),
+        udp.clone().vlan(7).build(),
+        udp.build(),
+        arp,
+        ping,
+        ping6,
+    ]
 }
 
 #[test]
@@ -84,7 +94,11 @@ fn every_truncation_of_a_good_frame_is_dropped_with_a_reason() {
         for length in 0..frame.len() {
             let sent = rig.play(0, &frame[..length]);
             // ARP and NDP know their own lengths; everything else says it in a header.
-            assert!(sent.is_empty(), "{length} of {} bytes were taken", frame.len());
+            assert!(
+                sent.is_empty(),
+                "{length} of {} bytes were taken",
+                frame.len()
+            );
             rig.assert_all_accounted_for();
         }
     }

@@ -331,7 +331,6 @@ impl<S: BufferSource> Control<S> {
                     if let Some(destination) = frame.data_mut().first_chunk_mut::<6>() {
                         *destination = mac.0;
                     }
-                    self.counters.add(counters::FORWARDED, 1);
                     self.outbox.push(Outgoing { port: neighbour.port, frame, balanced: true });
                 }
                 Action::Drop(reason, frame) => {

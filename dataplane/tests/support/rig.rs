@@ -53,14 +53,17 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(config: &str) -> Self {
-        let config = Config::parse(Path::new("test.toml"), config).unwrap_or_else(|e| panic!("{e}"));
+        let config =
+            Config::parse(Path::new("test.toml"), config).unwrap_or_else(|e| panic!("{e}"));
         let config = Arc::new(config);
         let facts = config
             .ports
             .iter()
             .enumerate()
             .map(|(number, port)| PortFacts {
-                mac: port.mac.unwrap_or(MacAddr([2, 0, 0, 0, 0, number as u8 + 1])),
+                mac: port
+                    .mac
+                    .unwrap_or(MacAddr([2, 0, 0, 0, 0, number as u8 + 1])),
                 filter: true,
                 mtu: port.mtu.unwrap_or(1500),
             })
@@ -93,20 +96,26 @@ impl Rig {
             frames.iter().map(|frame| HeapBuffer::new(frame)).collect();
         let mut out = Out::default();
         let tick = Tick::from_nanos(self.now);
-        self.pipeline.process(self.snapshot.get(), tick, port, &mut burst, &mut out);
+        self.pipeline
+            .process(self.snapshot.get(), tick, port, &mut burst, &mut out);
         assert!(burst.is_empty());
         let gone = out.sent.len() + out.punted.len() + out.held.len() + out.freed;
         assert_eq!(gone, frames.len(), "every frame goes to exactly one place");
         self.snapshot.quiesce();
-        self.pipeline.counters().add(layout::FORWARDED, out.sent.len() as u64);
+        self.pipeline
+            .counters()
+            .add(layout::FORWARDED, out.sent.len() as u64);
         for (port, frame) in out.punted {
             self.control.punted(self.now, port, frame.data());
         }
         for (neighbour, frame) in out.held {
             self.control.hold(self.now, neighbour, frame);
         }
-        let mut sent: Vec<Sent> =
-            out.sent.into_iter().map(|(port, frame)| (port, frame.data().to_vec())).collect();
+        let mut sent: Vec<Sent> = out
+            .sent
+            .into_iter()
+            .map(|(port, frame)| (port, frame.data().to_vec()))
+            .collect();
         sent.extend(self.outgoing());
         sent
     }
@@ -120,7 +129,9 @@ impl Rig {
     fn outgoing(&mut self) -> Vec<Sent> {
         let outgoing: Vec<_> = self.control.take_outgoing().collect();
         let released = outgoing.iter().filter(|outgoing| outgoing.balanced).count();
-        self.pipeline.counters().add(layout::FORWARDED, released as u64);
+        self.pipeline
+            .counters()
+            .add(layout::FORWARDED, released as u64);
         outgoing
             .into_iter()
             .map(|outgoing| (outgoing.port, outgoing.frame.data().to_vec()))
@@ -137,8 +148,14 @@ impl Rig {
 
     /// Panics unless received = forwarded + answered + dropped + waiting.
     pub fn assert_all_accounted_for(&self) {
-        let dropped: u64 = DropReason::ALL.iter().map(|reason| self.dropped(*reason)).sum();
+        let dropped: u64 = DropReason::ALL
+            .iter()
+            .map(|reason| self.dropped(*reason))
+            .sum();
         let accounted = self.count(layout::FORWARDED) + self.count(layout::ANSWERED) + dropped;
-        assert_eq!(self.count(layout::RECEIVED), accounted + self.control.held() as u64);
+        assert_eq!(
+            self.count(layout::RECEIVED),
+            accounted + self.control.held() as u64
+        );
     }
 }

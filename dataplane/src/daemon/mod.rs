@@ -1,0 +1,293 @@
+//! `weir run`: DPDK, ports and workers brought up, the control core run, everything taken down
+//! again.
+//!
+//! Start: the segment (which refuses a second daemon of the same name), DPDK, pools, ports,
+//! workers. Then the main thread becomes the control core until SIGTERM or SIGINT. Stop: workers
+//! empty their queues, devices are closed, every buffer is home, the segment stays readable.
+
+mod operator;
+mod worker;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use weir_engine::counters::{CounterReader, counters};
+use weir_engine::eal::{self, Eal, EalConfig, EalError};
+use weir_engine::idle;
+use weir_engine::memory::MemoryError;
+use weir_engine::mempool::{FRAME_ROOM, Mempool, MempoolConfig, MempoolError};
+use weir_engine::port::{Port, PortConfig, PortError};
+use weir_engine::ring;
+use weir_engine::wire::ethernet::MacAddr;
+use weir_engine::worker::{Worker, WorkerError};
+use weir_shm::counters as layout;
+
+use crate::config::{Config, Idle, Memory};
+use crate::conntrack::Conntrack;
+use crate::control::neighbours::HELD_IN_ALL;
+use crate::control::{Control, PortFacts, Refusal};
+use crate::flow::{FlowHasher, HashKey};
+use crate::pipeline::Pipeline;
+
+use operator::Operator;
+use worker::{Links, PortQueues};
+
+/// Descriptors of each receive and send queue.
+const DESCRIPTORS: u16 = 1_024;
+/// Frames that may wait between workers and the control core, each way.
+const RING: usize = 4_096;
+/// Buffers of one MiB of packet memory, what DPDK needs for itself left out.
+const BUFFERS_PER_MB: u32 = 300;
+
+/// Why the daemon did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The segment cannot be had.
+    #[error(transparent)]
+    Segment(#[from] weir_shm::segment::ShmError),
+    /// DPDK does not start.
+    #[error(transparent)]
+    Eal(#[from] EalError),
+    /// A pool cannot be made.
+    #[error(transparent)]
+    Mempool(#[from] MempoolError),
+    /// A port cannot be opened.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// A worker cannot be started, or panicked.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// There is no memory for flow tables or counters.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The configuration's pool cannot be put in force.
+    #[error("the configuration cannot be put in force: {0}")]
+    Refused(#[from] Refusal),
+    /// Signals cannot be caught.
+    #[error("signal handlers: {0}")]
+    Signals(std::io::Error),
+    /// Random numbers cannot be had.
+    #[error("no random hash key: {0}")]
+    Random(std::io::Error),
+    /// Buffers were lost on the way: a bug of ours.
+    #[error("{0} packet buffers are missing at the end")]
+    BuffersMissing(u32),
+}
+
+/// One line to standard error, where service managers collect it.
+fn log(message: impl fmt::Display) {
+    eprintln!("weir: {message}");
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Why it did not start, or did not end well.
+pub fn run(config: Arc<Config>) -> Result<(), DaemonError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(DaemonError::Signals)?;
+    }
+    let operator = Operator::open(&config)?;
+    let eal = Eal::start(&eal_config(&config))?;
+    let result = balance(&config, &eal, operator, &stop);
+    let stopped = eal.stop();
+    result?;
+    stopped?;
+    log("stopped");
+    Ok(())
+}
+
+fn eal_config(config: &Config) -> EalConfig {
+    let engine = &config.engine;
+    let prefix = engine.file_prefix.clone();
+    EalConfig {
+        file_prefix: prefix.unwrap_or_else(|| format!("weir-{}", config.instance.name)),
+        memory: match engine.memory {
+            Memory::HugePages => eal::Memory::HugePages,
+            Memory::Anonymous => eal::Memory::Anonymous,
+        },
+        memory_mb: engine.memory_mb,
+        main_core: engine.control_core,
+        devices: config
+            .ports
+            .iter()
+            .filter(|port| matches!(port.device, crate::config::Device::Pci(_)))
+            .map(|port| port.device.as_str().to_owned())
+            .collect(),
+        extra_args: engine.eal_args.clone(),
+        ..EalConfig::default()
+    }
+}
+
+/// Brings ports and workers up, runs, and takes them down.
+fn balance(
+    config: &Arc<Config>,
+    eal: &Eal,
+    operator: Operator,
+    stop: &Arc<AtomicBool>,
+) -> Result<(), DaemonError> {
+    let pools = Pools::new(config, eal)?;
+    let mut ports = Vec::new();
+    for port in &config.ports {
+        ports.push(open(config, eal, port, &pools)?);
+    }
+    let key = match config.instance.hash_key {
+        Some(key) => key,
+        None => random_key().map_err(DaemonError::Random)?,
+    };
+    let hasher = FlowHasher::new(key);
+    let facts = ports
+        .iter()
+        .map(|port| PortFacts { mac: MacAddr(port.mac()), filter: true, mtu: port.mtu() })
+        .collect();
+    let (own, own_counters) = counters(layout::BLOCK)?;
+    let count = config.engine.workers.len();
+    let source = pools.any.clone();
+    let (mut control, readers) =
+        Control::new(Arc::clone(config), facts, hasher.clone(), source, own, count)?;
+
+    let mut queues: Vec<Vec<PortQueues>> = (0..count).map(|_| Vec::new()).collect();
+    for (number, port) in (0u16..).zip(&mut ports) {
+        let taken = port.take_queues().unwrap_or_default();
+        for (worker, queue) in queues.iter_mut().zip(taken) {
+            worker.push(PortQueues { number, rx: queue.rx, tx: queue.tx });
+        }
+    }
+    let mode = match config.engine.idle {
+        Idle::Poll => idle::Mode::Poll,
+        Idle::Adaptive => idle::Mode::Adaptive,
+    };
+    let huge = config.engine.memory == Memory::HugePages;
+    let (to_control, from_workers) = ring::ring(RING);
+    let (to_worker, from_control) = ring::ring(RING);
+    let mut from_control = Some(from_control);
+    let mut blocks: Vec<CounterReader> = Vec::new();
+    let mut tables = Vec::new();
+    let mut prepared = Vec::new();
+    for (snapshot, queues) in readers.into_iter().zip(queues) {
+        let (writer, reader) = counters(layout::BLOCK)?;
+        blocks.push(reader);
+        let conntrack = Conntrack::new(config.engine.flows_per_worker, huge)?;
+        tables.push(conntrack.reader());
+        let pipeline = Pipeline::new(control.accepts(), hasher.clone(), conntrack, writer);
+        // The first worker also sends for the control core; the others get an empty queue.
+        let from_control = from_control.take().unwrap_or_else(|| ring::ring(1).1);
+        let links = Links { to_control: to_control.clone(), from_control };
+        prepared.push(worker::Worker::new(pipeline, snapshot, queues, links, idle::Idle::new(mode)));
+    }
+    control.watch(tables);
+    blocks.push(own_counters);
+
+    let mut workers = Vec::new();
+    for (number, (worker, core)) in prepared.into_iter().zip(&config.engine.workers).enumerate() {
+        let name = format!("weir-worker-{number}");
+        workers.push(Worker::spawn_registered(eal, &name, *core, move |stop| worker.run(&stop))?);
+    }
+    for port in &ports {
+        log(format_args!(
+            "port {}: {}, {}, MAC {}, MTU {}",
+            port.name(),
+            port.driver(),
+            match port.link() {
+                Ok(link) if link.up => "link up",
+                Ok(_) => "link down",
+                Err(_) => "link unknown",
+            },
+            MacAddr(port.mac()),
+            port.mtu()
+        ));
+    }
+    drop(to_control);
+    let state = operator::Running {
+        control,
+        ports,
+        blocks,
+        from_workers,
+        to_worker,
+        stop: Arc::clone(stop),
+    };
+    let (ports, ended) = operator.run(eal, config, state, workers)?;
+    drop(ports);
+    ended?;
+    let missing = pools.missing();
+    if missing > 0 { Err(DaemonError::BuffersMissing(missing)) } else { Ok(()) }
+}
+
+/// A pool on each NUMA node that has a port.
+struct Pools {
+    by_node: HashMap<Option<u32>, Mempool>,
+    any: Mempool,
+}
+
+impl Pools {
+    fn new(config: &Config, eal: &Eal) -> Result<Self, DaemonError> {
+        let mut nodes: HashMap<Option<u32>, u32> = HashMap::new();
+        for port in &config.ports {
+            *nodes.entry(Port::numa_node_of(eal, port.device.as_str())?).or_default() += 1;
+        }
+        let workers = config.engine.workers.len() as u32;
+        let mut by_node = HashMap::new();
+        for (index, (node, ports)) in nodes.iter().enumerate() {
+            // Both rings of every queue full, every worker's cache full, and all that may wait.
+            let needed = ports * workers * 2 * u32::from(DESCRIPTORS)
+                + workers * 1_024
+                + (RING + HELD_IN_ALL) as u32;
+            let given = config.engine.memory_mb.unwrap_or(0) / nodes.len() as u32 * BUFFERS_PER_MB;
+            let mtu = config.ports.iter().filter_map(|port| port.mtu).max().unwrap_or(0);
+            let pool = MempoolConfig {
+                name: format!("weir{index}"),
+                buffers: needed.max(given),
+                frame_room: FRAME_ROOM.max(mtu + 64),
+                numa_node: *node,
+                ..MempoolConfig::default()
+            };
+            by_node.insert(*node, Mempool::new(eal, &pool)?);
+        }
+        // There is a port, so there is a pool.
+        let any = by_node.values().next().cloned();
+        let any = match any {
+            Some(pool) => pool,
+            None => Mempool::new(eal, &MempoolConfig::default())?,
+        };
+        Ok(Self { by_node, any })
+    }
+
+    fn of(&self, node: Option<u32>) -> &Mempool {
+        self.by_node.get(&node).unwrap_or(&self.any)
+    }
+
+    /// Buffers that are not home.
+    fn missing(&self) -> u32 {
+        self.by_node.values().map(Mempool::in_use).sum()
+    }
+}
+
+fn open(
+    config: &Config,
+    eal: &Eal,
+    port: &crate::config::Port,
+    pools: &Pools,
+) -> Result<Port, DaemonError> {
+    let node = Port::numa_node_of(eal, port.device.as_str())?;
+    let settings = PortConfig {
+        name: port.name.clone(),
+        device: port.device.as_str().to_owned(),
+        queues: config.engine.workers.len() as u16,
+        rx_descriptors: DESCRIPTORS,
+        tx_descriptors: DESCRIPTORS,
+        mtu: port.mtu,
+        mac: port.mac.map(|mac| mac.0),
+        ..PortConfig::default()
+    };
+    Ok(Port::open(eal, &settings, pools.of(node))?)
+}
+
+fn random_key() -> std::io::Result<HashKey> {
+    use std::io::Read;
+    let mut key = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut key)?;
+    Ok(HashKey(key))
+}
