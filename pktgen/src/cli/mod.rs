@@ -1,0 +1,153 @@
+//! The command line: `weir-pktgen run | reflect | pcap`.
+
+#[cfg(feature = "dpdk")]
+mod device;
+mod pcap;
+mod profile;
+#[cfg(feature = "dpdk")]
+mod reflect;
+#[cfg(feature = "dpdk")]
+mod run;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[cfg(feature = "dpdk")]
+pub use self::device::DeviceArgs;
+pub use self::pcap::PcapArgs;
+pub use self::profile::{LinkArgs, ProfileArgs};
+#[cfg(feature = "dpdk")]
+pub use self::reflect::ReflectArgs;
+#[cfg(feature = "dpdk")]
+pub use self::run::RunArgs;
+
+use crate::backend::BadBackend;
+use crate::capture::CaptureError;
+use crate::profile::ProfileError;
+
+/// Exit code of a command that was asked for something impossible.
+pub const USAGE: u8 = 2;
+
+/// Traffic generator, reflector and measuring tool for weir.
+#[derive(Debug, Parser)]
+#[command(name = "weir-pktgen", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Send stamped traffic, and measure what comes back.
+    #[cfg(feature = "dpdk")]
+    Run(Box<RunArgs>),
+    /// Play backends: answer stamped traffic, or count it.
+    #[cfg(feature = "dpdk")]
+    Reflect(Box<ReflectArgs>),
+    /// Write the traffic to a capture file.
+    Pcap(Box<PcapArgs>),
+}
+
+/// Why a command could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The profile cannot be sent.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// The backends cannot be played.
+    #[error(transparent)]
+    Backend(#[from] BadBackend),
+    /// Options that exclude each other.
+    #[error("{0}")]
+    Usage(String),
+    /// The capture could not be written.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// A file could not be made.
+    #[error("cannot create {path}: {source}")]
+    Create {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The report could not be printed.
+    #[error("cannot print the report: {0}")]
+    Print(#[from] io::Error),
+    /// The devices did not do their part.
+    #[cfg(feature = "dpdk")]
+    #[error(transparent)]
+    Live(#[from] crate::live::LiveError),
+}
+
+impl CommandError {
+    /// 2 for what the command line got wrong, 1 for what went wrong after that.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Profile(_)
+            | Self::Backend(_)
+            | Self::Usage(_)
+            | Self::Capture(CaptureError::NoEnd) => USAGE,
+            _ => 1,
+        }
+    }
+}
+
+impl Cli {
+    /// Carries the command out. The exit code is 0 if all went well and every expectation was met,
+    /// 1 if not, 2 if the command line makes no sense.
+    #[must_use]
+    pub fn execute(self) -> ExitCode {
+        let result = match self.command {
+            #[cfg(feature = "dpdk")]
+            Command::Run(args) => args.execute(),
+            #[cfg(feature = "dpdk")]
+            Command::Reflect(args) => args.execute(),
+            Command::Pcap(args) => args.execute(),
+        };
+        match result {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(1),
+            // Whoever reads our output has seen enough.
+            Err(CommandError::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("weir-pktgen: {error}");
+                ExitCode::from(error.exit_code())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_an_example() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        for sub in command
+            .get_subcommands()
+            .filter(|sub| sub.get_name() != "help")
+        {
+            let help = sub
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains("weir-pktgen"),
+                "{} has no example",
+                sub.get_name()
+            );
+        }
+    }
+}
