@@ -104,6 +104,26 @@ impl Default for EalConfig {
     }
 }
 
+impl EalConfig {
+    /// Settings for these devices: NICs are named to EAL and get huge pages; virtual devices alone
+    /// (which are left to [`crate::port::Port::open`]) get by on anonymous memory.
+    #[must_use]
+    pub fn for_devices<'a>(devices: impl IntoIterator<Item = &'a str>) -> Self {
+        let nics = devices.into_iter().filter(|device| is_pci_address(device));
+        let devices: Vec<String> = nics.map(str::to_owned).collect();
+        let memory = if devices.is_empty() {
+            Memory::Anonymous
+        } else {
+            Memory::HugePages
+        };
+        Self {
+            memory,
+            devices,
+            ..Self::default()
+        }
+    }
+}
+
 /// DPDK would not start, or cannot stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EalError {
@@ -230,24 +250,17 @@ impl Eal {
             sys::rte_eal_init(argc, argv.as_mut_ptr())
         };
         drop(affinity);
+        let reason = Errno::last();
+        let runtime_dir = runtime_dir();
         if parsed < 0 {
-            let reason = Errno::last().to_string();
+            remove_runtime_dir(runtime_dir.as_deref(), &config.file_prefix);
+            let (reason, advice) = (reason.to_string(), advice(config));
             return Err(EalError::Start {
                 reason,
-                advice: advice(config),
+                advice,
                 arguments,
             });
         }
-        // SAFETY: returns a NUL-terminated string in static memory, or null.
-        let directory = unsafe { sys::rte_eal_get_runtime_dir() };
-        let runtime_dir = (!directory.is_null()).then(|| {
-            // SAFETY: not null, see above.
-            PathBuf::from(
-                unsafe { CStr::from_ptr(directory) }
-                    .to_string_lossy()
-                    .into_owned(),
-            )
-        });
         Ok(Self {
             running: Arc::new(Running {
                 runtime_dir,
@@ -309,9 +322,7 @@ impl Running {
     fn clean_up(&self) -> Result<(), EalError> {
         // SAFETY: the last handle is gone, hence every port, pool and registered thread.
         let ret = unsafe { sys::rte_eal_cleanup() };
-        if let Some(directory) = &self.runtime_dir {
-            remove_runtime_dir(directory, &self.config.file_prefix);
-        }
+        remove_runtime_dir(self.runtime_dir.as_deref(), &self.config.file_prefix);
         if ret < 0 {
             Err(EalError::Stop {
                 reason: Errno::of(ret).to_string(),
@@ -463,10 +474,24 @@ fn advice(config: &EalConfig) -> &'static str {
     }
 }
 
-/// Removes DPDK's run-time folder (`/run/dpdk/PREFIX`, or below `$XDG_RUNTIME_DIR` or `/tmp`) and
-/// the folder above, if it is empty. Does nothing if the path does not end in our own prefix.
-fn remove_runtime_dir(directory: &Path, prefix: &str) {
-    if directory.file_name().is_some_and(|name| name == prefix) {
+/// DPDK's run-time folder: `PREFIX` below `/var/run/dpdk`, or below `$XDG_RUNTIME_DIR/dpdk` or
+/// `/tmp/dpdk` without root.
+fn runtime_dir() -> Option<PathBuf> {
+    // SAFETY: returns a NUL-terminated string in static memory, or null.
+    let directory = unsafe { sys::rte_eal_get_runtime_dir() };
+    if directory.is_null() {
+        return None;
+    }
+    // SAFETY: not null, see above.
+    let text = unsafe { CStr::from_ptr(directory) };
+    Some(PathBuf::from(text.to_string_lossy().into_owned()))
+}
+
+/// Removes DPDK's run-time folder, unless its path does not end in our own prefix.
+fn remove_runtime_dir(directory: Option<&Path>, prefix: &str) {
+    if let Some(directory) = directory
+        && directory.file_name().is_some_and(|name| name == prefix)
+    {
         // Best effort: a left-over is a few empty files that the next start reuses.
         let _ = fs::remove_dir_all(directory);
     }
@@ -528,6 +553,16 @@ mod tests {
             "weir --file-prefix=b --lcores=0@3 --log-level=*:debug --in-memory -m512 \
              --allow=0000:3b:00.0 --vdev=net_null0,size=64"
         );
+    }
+
+    #[test]
+    fn nics_get_huge_pages_and_virtual_devices_do_without() {
+        let config = EalConfig::for_devices(["net_null0", "3b:00.0"]);
+        assert_eq!(config.memory, Memory::HugePages);
+        assert_eq!(config.devices, ["3b:00.0"]);
+        let config = EalConfig::for_devices(["net_null0"]);
+        assert_eq!(config.memory, Memory::Anonymous);
+        assert!(config.devices.is_empty());
     }
 
     #[test]

@@ -79,6 +79,18 @@ impl Default for PortConfig {
     }
 }
 
+impl PortConfig {
+    /// Settings of a port with one queue, named after its device, all else as the device has it.
+    #[must_use]
+    pub fn new(device: &str) -> Self {
+        Self {
+            name: device.to_owned(),
+            device: device.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
 /// A port's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
@@ -197,15 +209,13 @@ impl Port {
     }
 
     /// The NUMA node of a device, so that its pool can be made there before it is opened; `None` if
-    /// it has none, like most virtual devices. The device must be a NIC that EAL was given, or a
-    /// virtual one, which is plugged in for the time of the question.
+    /// it has none, like all virtual devices. A NIC must be one that EAL was given.
     ///
     /// # Errors
     /// [`PortError::NotFound`] and [`PortError::DeviceName`].
     pub fn numa_node_of(eal: &Eal, device: &str) -> Result<Option<u32>, PortError> {
         if !crate::eal::is_pci_address(device) {
-            // Virtual devices are nowhere in particular, and plugging some of them in twice (a
-            // capture being written) has effects.
+            // Plugging one in just to ask would have effects, such as creating its files.
             return Ok(None);
         }
         device::numa_node_of(eal, device)

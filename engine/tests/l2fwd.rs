@@ -1,0 +1,160 @@
+//! The example forwards what a capture holds, byte for byte, and every buffer comes home.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod support;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::{frame, read_capture, write_capture};
+
+#[test]
+fn both_directions_are_forwarded_and_the_pool_is_full_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let east: Vec<_> = (0..300).map(|i| frame(i, 60 + i as usize)).collect();
+    let west: Vec<_> = (1_000..1_100).map(|i| frame(i, 1_514)).collect();
+    write_capture(&path("a-in.pcap"), &east);
+    write_capture(&path("b-in.pcap"), &west);
+    let device = |number: u32, name: &str| {
+        let (rx, tx) = (
+            path(&format!("{name}-in.pcap")),
+            path(&format!("{name}-out.pcap")),
+        );
+        format!(
+            "net_pcap{number},rx_pcap={},tx_pcap={}",
+            rx.display(),
+            tx.display()
+        )
+    };
+    let output = end(start(&[&device(0, "a"), &device(1, "b"), "400"]));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "sent 400 frames\n16383 of 16383 buffers home\n"
+    );
+    assert_eq!(read_capture(&path("b-out.pcap")), east);
+    assert_eq!(read_capture(&path("a-out.pcap")), west);
+}
+
+#[test]
+fn two_processes_pass_frames_over_shared_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let frames: Vec<_> = (0..200).map(|i| frame(i, 60 + i as usize)).collect();
+    write_capture(&path("in.pcap"), &frames);
+    let memif = |role: &str| {
+        let socket = path("memif.sock");
+        let socket = socket.display();
+        format!("net_memif0,role={role},socket-abstract=no,socket={socket}")
+    };
+    let output = path("out.pcap");
+    let written = format!("net_pcap0,tx_pcap={}", output.display());
+    let receiving = start(&[&memif("server"), &written, "1000"]);
+    wait_for(&path("memif.sock"));
+    let repeated = format!(
+        "net_pcap0,rx_pcap={},infinite_rx=1",
+        path("in.pcap").display()
+    );
+    let sending = start(&[&repeated, &memif("client")]);
+    let received = end(receiving);
+    terminate(&sending);
+    let sent = end(sending);
+    for output in [received, sent] {
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.ends_with("16383 of 16383 buffers home\n"), "{text}");
+    }
+    let serial = |frame: &[u8]| u32::from_be_bytes(frame[14..18].try_into().unwrap());
+    let out = read_capture(&output);
+    assert!(out.len() >= 1_000);
+    let first = serial(&out[0]);
+    for (position, bytes) in (first..).zip(out.iter().take(200)) {
+        assert_eq!(bytes, &frames[position as usize % frames.len()]);
+    }
+}
+
+#[test]
+fn sigterm_ends_it_cleanly_under_load() {
+    let child = start(&["net_null0", "net_null1"]);
+    thread::sleep(Duration::from_millis(700));
+    terminate(&child);
+    let text = String::from_utf8(end(child).stdout).unwrap();
+    let (sent, home) = text.split_once('\n').unwrap();
+    let sent: u64 = sent.split(' ').nth(1).unwrap().parse().unwrap();
+    assert!(sent > 1_000, "{text}");
+    assert_eq!(home, "16383 of 16383 buffers home\n");
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error() {
+    let output = finish(start(&["net_nothing0", "net_null0"]));
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("net_nothing0"));
+}
+
+#[test]
+fn the_example_is_under_sixty_lines() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/l2fwd.rs");
+    assert!(std::fs::read_to_string(source).unwrap().lines().count() < 60);
+}
+
+/// Beside this test, where cargo puts examples.
+fn program() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    test.parent()
+        .and_then(Path::parent)
+        .unwrap()
+        .join("examples/l2fwd")
+}
+
+fn start(arguments: &[&str]) -> Child {
+    Command::new(program())
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn terminate(child: &Child) {
+    let id = child.id().to_string();
+    let kill = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+    assert!(kill.success());
+}
+
+fn wait_for(path: &Path) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !path.exists() {
+        assert!(Instant::now() < until, "{} is not there", path.display());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits for it, 30 seconds at most, and for success.
+fn end(child: Child) -> Output {
+    let output = finish(child);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+fn finish(mut child: Child) -> Output {
+    let until = Instant::now() + Duration::from_secs(30);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > until {
+            child.kill().unwrap();
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    child.wait_with_output().unwrap()
+}
