@@ -1,0 +1,346 @@
+//! A configuration error names file, line, column, what was found and what is accepted; exit 2.
+
+use std::path::Path;
+
+use weir::config::Config;
+
+const GOOD: &str = r#"[instance]
+name = "lb1"
+hash_key = "000102030405060708090a0b0c0d0e0f"
+
+[engine]
+workers = [1]
+control_core = 0
+
+[[port]]
+name = "wan"
+device = "net_null0"
+addresses = ["192.0.2.2/24", "2001:db8::2/64"]
+
+[[port]]
+name = "lan"
+device = "net_null1"
+addresses = ["10.0.0.1/24"]
+
+[[route]]
+to = "0.0.0.0/0"
+via = "192.0.2.1"
+
+[[neighbor]]
+address = "192.0.2.1"
+mac = "02:00:00:00:00:fe"
+
+[[service]]
+name = "web"
+vip = "198.51.100.10"
+port = 80
+protocol = "tcp"
+forwarding = "nat"
+[[service.backend]]
+address = "10.0.0.11"
+port = 8080
+weight = 2
+
+[[service]]
+name = "dns"
+vip = "198.51.100.11"
+port = "any"
+protocol = "udp"
+forwarding = "dsr-l2"
+[[service.backend]]
+address = "10.0.0.12"
+"#;
+
+fn check(text: &str) -> Result<Config, String> {
+    Config::parse(Path::new("weir.toml"), text).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_effective_configuration_means_the_same() {
+    let config = check(GOOD).unwrap();
+    let again = check(&config.effective()).unwrap();
+    assert_eq!(config.effective(), again.effective());
+    assert_eq!(config.pool, again.pool);
+    assert_eq!((config.engine, config.ports), (again.engine, again.ports));
+}
+
+#[test]
+fn everything_but_ports_and_services_has_a_default() {
+    let config = check("[[port]]\nname = \"wan\"\ndevice = \"0000:3b:00.0\"\n").unwrap();
+    assert_eq!(config.instance.name, "weir");
+    assert_eq!(
+        (config.engine.workers, config.engine.control_core),
+        (vec![1], 0)
+    );
+    assert!(
+        config.warnings[0].contains("hash_key"),
+        "{:?}",
+        config.warnings
+    );
+}
+
+/// One change to the good file, where the complaint must point, and what it must say.
+struct Bad {
+    from: &'static str,
+    to: &'static str,
+    at: &'static str,
+    says: &'static [&'static str],
+}
+
+const fn bad(
+    from: &'static str,
+    to: &'static str,
+    at: &'static str,
+    says: &'static [&'static str],
+) -> Bad {
+    Bad { from, to, at, says }
+}
+
+#[test]
+fn each_mistake_is_named_with_its_place_what_was_found_and_what_is_accepted() {
+    let cases = [
+        bad(
+            "name = \"lb1\"",
+            "nmae = \"lb1\"",
+            "2:1",
+            &["`nmae`", "`name`"],
+        ),
+        bad("name = \"lb1\"", "name = 7", "2:8", &["7", "accepted"]),
+        bad(
+            "name = \"lb1\"",
+            "name = \"../x\"",
+            "2:8",
+            &["../x", "letters"],
+        ),
+        bad("0a0b0c0d0e0f\"", "0a\"", "3:12", &["32 hexadecimal digits"]),
+        bad(
+            "workers = [1]",
+            "workers = []",
+            "6:11",
+            &["empty", "CPU cores"],
+        ),
+        bad("workers = [1]", "workers = [0]", "6:11", &["control_core"]),
+        bad(
+            "workers = [1]",
+            "workers = [1, 1]",
+            "6:11",
+            &["core 1 twice"],
+        ),
+        bad(
+            "workers = [1]",
+            "workers = 1",
+            "6:11",
+            &["array of CPU cores"],
+        ),
+        bad(
+            "control_core = 0",
+            "idle = \"sleepy\"",
+            "7:8",
+            &["sleepy", "\"poll\", \"adaptive\""],
+        ),
+        bad(
+            "control_core = 0",
+            "memory = \"swap\"",
+            "7:10",
+            &["swap", "\"hugepages\", \"anonymous\""],
+        ),
+        bad(
+            "control_core = 0",
+            "flows_per_worker = 0",
+            "7:20",
+            &["0", "1 to 10000000000"],
+        ),
+        bad(
+            "device = \"net_null1\"",
+            "device = \"eth1\"",
+            "16:10",
+            &["unknown device", "PCI address"],
+        ),
+        bad(
+            "device = \"net_null1\"",
+            "device = \"net_null0\"",
+            "16:10",
+            &["net_null0", "wan"],
+        ),
+        bad(
+            "name = \"lan\"",
+            "name = \"wan\"",
+            "15:8",
+            &["duplicate port", "wan"],
+        ),
+        bad(
+            "[\"10.0.0.1/24\"]",
+            "[\"10.0.0.1\"]",
+            "17:13",
+            &["10.0.0.1", "192.0.2.2/24"],
+        ),
+        bad(
+            "[\"10.0.0.1/24\"]",
+            "[\"10.0.0.0/24\"]",
+            "17:13",
+            &["network's address"],
+        ),
+        bad(
+            "[\"10.0.0.1/24\"]",
+            "[\"10.0.0.1/33\"]",
+            "17:13",
+            &["10.0.0.1/33"],
+        ),
+        bad(
+            "[\"10.0.0.1/24\"]",
+            "[\"192.0.2.2/24\"]",
+            "17:13",
+            &["192.0.2.2 twice"],
+        ),
+        bad(
+            "to = \"0.0.0.0/0\"",
+            "to = \"10.1.0.1/16\"",
+            "20:6",
+            &["10.1.0.0/16", "host bits"],
+        ),
+        bad(
+            "via = \"192.0.2.1\"",
+            "via = \"172.16.0.1\"",
+            "21:7",
+            &["172.16.0.1", "192.0.2.2/24 on wan"],
+        ),
+        bad(
+            "via = \"192.0.2.1\"",
+            "via = \"2001:db8::1\"",
+            "21:7",
+            &["family"],
+        ),
+        bad(
+            "mac = \"02:00:00:00:00:fe\"",
+            "mac = \"02:00\"",
+            "25:7",
+            &["02:00", "02:00:00:00:00:01"],
+        ),
+        bad(
+            "mac = \"02:00:00:00:00:fe\"",
+            "mac = \"01:00:5e:00:00:01\"",
+            "25:7",
+            &["01:00:5e"],
+        ),
+        bad("name = \"dns\"", "name = \"web\"", "39:8", &["web"]),
+        bad(
+            "port = 80\n",
+            "port = 70000\n",
+            "30:8",
+            &["70000", "1 to 65535"],
+        ),
+        bad("port = 80\n", "port = 0\n", "30:8", &["0", "1 to 65535"]),
+        bad("port = 80\n", "port = \"http\"\n", "30:8", &["http", "any"]),
+        bad(
+            "protocol = \"tcp\"",
+            "protocol = \"sctp\"",
+            "31:12",
+            &["sctp", "\"tcp\", \"udp\""],
+        ),
+        bad(
+            "forwarding = \"nat\"",
+            "forwarding = \"magic\"",
+            "32:14",
+            &["magic", "\"dsr-l2\", \"nat\""],
+        ),
+        bad("weight = 2", "weight = -1", "36:10", &["-1", "0 to 65535"]),
+        bad("weight = 2", "wieght = 2", "36:1", &["wieght", "weight"]),
+        bad(
+            "address = \"10.0.0.11\"",
+            "address = \"2001:db8::9\"",
+            "34:11",
+            &["2001:db8::9"],
+        ),
+        bad(
+            "address = \"10.0.0.11\"",
+            "address = \"nine\"",
+            "34:11",
+            &["nine", "address"],
+        ),
+        bad(
+            "address = \"10.0.0.12\"",
+            "address = \"172.16.0.9\"",
+            "45:11",
+            &["172.16.0.9", "dsr-l2", "connected"],
+        ),
+        bad(
+            "address = \"10.0.0.12\"",
+            "address = \"10.0.0.1\"",
+            "45:11",
+            &["own addresses"],
+        ),
+        bad("[[route]]", "[route]", "19:1", &["[[route]]"]),
+        bad("[[route]]", "[[rout]]", "19:3", &["rout", "route"]),
+        bad("name = \"lb1\"", "name = \"lb1", "2:12", &["TOML"]),
+    ];
+    for case in cases {
+        assert!(
+            GOOD.contains(case.from),
+            "{} is not in the good file",
+            case.from
+        );
+        let text = GOOD.replacen(case.from, case.to, 1);
+        let error = check(&text)
+            .err()
+            .unwrap_or_else(|| panic!("accepted: {}", case.to));
+        let place = format!("weir.toml:{}: ", case.at);
+        assert!(
+            error.starts_with(&place),
+            "{:?} should be at {place}\n{error}",
+            case.to
+        );
+        for part in case.says {
+            assert!(
+                error.contains(part),
+                "{:?} should say {part:?}:\n{error}",
+                case.to
+            );
+        }
+    }
+}
+
+#[test]
+fn a_backend_without_route_is_an_error() {
+    let text = GOOD
+        .replace("to = \"0.0.0.0/0\"", "to = \"172.16.0.0/12\"")
+        .replace("address = \"10.0.0.11\"", "address = \"10.9.0.11\"");
+    let error = check(&text).err().unwrap();
+    assert!(
+        error.starts_with("weir.toml:34:11: ") && error.contains("no route to"),
+        "{error}"
+    );
+}
+
+#[test]
+fn two_services_on_one_vip_port_and_protocol_are_an_error() {
+    let text = GOOD
+        .replace("vip = \"198.51.100.11\"", "vip = \"198.51.100.10\"")
+        .replace("port = \"any\"", "port = 80")
+        .replace("\"udp\"", "\"tcp\"");
+    let error = check(&text).err().unwrap();
+    assert!(
+        error.contains("web") && error.contains("198.51.100.10"),
+        "{error}"
+    );
+}
+
+#[test]
+fn two_nat_services_cannot_share_a_backend_and_the_message_names_full_nat() {
+    let text = GOOD
+        .replace("\"dsr-l2\"", "\"nat\"")
+        .replace("\"udp\"", "\"tcp\"")
+        .replace("address = \"10.0.0.12\"", "address = \"10.0.0.11\"");
+    let error = check(&text).err().unwrap();
+    assert!(
+        error.contains("full-nat") && error.contains("10.0.0.11"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_exact_port_and_any_port_of_one_vip_go_together() {
+    let text = GOOD
+        .replace("vip = \"198.51.100.11\"", "vip = \"198.51.100.10\"")
+        .replace("\"udp\"", "\"tcp\"");
+    check(&text).unwrap();
+}
