@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -435,9 +435,7 @@ pub trait Report: Serialize {
 
 fn pairs(title: &str, rows: Vec<(&str, String)>) -> Table {
     let mut table = Table::new();
-    table
-        .load_preset(UTF8_HORIZONTAL_ONLY)
-        .set_header([title, ""]);
+    table.load_preset(UTF8_BORDERS_ONLY).set_header([title, ""]);
     for (name, value) in rows {
         table.add_row([name.to_owned(), value]);
     }
@@ -536,7 +534,7 @@ impl Report for RunReport {
         if !self.backends.is_empty() {
             let mut table = Table::new();
             table
-                .load_preset(UTF8_HORIZONTAL_ONLY)
+                .load_preset(UTF8_BORDERS_ONLY)
                 .set_header(["backend", "answers", "share"]);
             for (id, answers) in &self.backends {
                 let share = *answers as f64 / self.answers.packets.max(1) as f64 * 100.0;
@@ -584,7 +582,7 @@ impl Report for ReflectReport {
         ];
         let mut table = Table::new();
         table
-            .load_preset(UTF8_HORIZONTAL_ONLY)
+            .load_preset(UTF8_BORDERS_ONLY)
             .set_header(["backend", "address", "MAC", "packets", "share", "flows"]);
         for backend in &self.backends {
             let share = backend.packets as f64 / self.stamped.max(1) as f64 * 100.0;
