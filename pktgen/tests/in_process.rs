@@ -1,5 +1,7 @@
 //! Generator, a balancer of a few lines, and reflector in one thread: what goes wrong between them is
 //! done on purpose, and must be reported exactly.
+// Helpers of tests are not inside #[test] functions, where clippy.toml allows these.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};

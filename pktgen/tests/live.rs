@@ -1,5 +1,7 @@
 //! `run` and `reflect` in two processes, joined by a shared-memory device (memif) without huge pages
 //! and without privileges. Rates are modest: these tests share their cores.
+// Helpers of tests are not inside #[test] functions, where clippy.toml allows these.
+#![allow(clippy::unwrap_used, clippy::panic)]
 #![cfg(feature = "dpdk")]
 
 use std::io::{BufRead, BufReader, Read};

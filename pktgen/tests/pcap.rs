@@ -1,4 +1,6 @@
 //! `weir-pktgen pcap` as a user runs it: the file is read back with other parsers.
+// Helpers of tests are not inside #[test] functions, where clippy.toml allows these.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
