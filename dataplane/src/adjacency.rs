@@ -113,7 +113,11 @@ pub struct Adjacency {
 impl Adjacency {
     /// From ports, routes in any order, and hops by number.
     #[must_use]
-    pub fn new(ports: Vec<Egress>, mut routes: Vec<Route>, hops: &[(Neighbour, Option<MacAddr>)]) -> Self {
+    pub fn new(
+        ports: Vec<Egress>,
+        mut routes: Vec<Route>,
+        hops: &[(Neighbour, Option<MacAddr>)],
+    ) -> Self {
         routes.sort_by_key(|route| std::cmp::Reverse(route.prefix));
         let pairs: Vec<(Endpoint, u32)> = (0u32..)
             .zip(hops)
@@ -121,7 +125,13 @@ impl Adjacency {
             .collect();
         Self {
             ports,
-            hops: hops.iter().map(|(neighbour, mac)| Hop { port: neighbour.port, mac: *mac }).collect(),
+            hops: hops
+                .iter()
+                .map(|(neighbour, mac)| Hop {
+                    port: neighbour.port,
+                    mac: *mac,
+                })
+                .collect(),
             neighbours: hops.iter().map(|(neighbour, _)| *neighbour).collect(),
             by_address: Endpoints::new(&pairs),
             routes,
@@ -133,7 +143,13 @@ impl Adjacency {
     #[must_use]
     pub fn hop(&self, number: u32) -> NextHop {
         match self.hops.get(number as usize) {
-            Some(Hop { port, mac: Some(mac) }) => NextHop::Ready { port: *port, mac: *mac },
+            Some(Hop {
+                port,
+                mac: Some(mac),
+            }) => NextHop::Ready {
+                port: *port,
+                mac: *mac,
+            },
             Some(Hop { mac: None, .. }) => self.unresolved(number),
             None => NextHop::NoRoute,
         }
@@ -141,7 +157,10 @@ impl Adjacency {
 
     #[cold]
     fn unresolved(&self, number: u32) -> NextHop {
-        self.neighbours.get(number as usize).copied().map_or(NextHop::NoRoute, NextHop::Unresolved)
+        self.neighbours
+            .get(number as usize)
+            .copied()
+            .map_or(NextHop::NoRoute, NextHop::Unresolved)
     }
 
     /// Hot: the next hop to any address. Looks at each route once, longest prefix first.
@@ -158,7 +177,10 @@ impl Adjacency {
         let endpoint = Endpoint::new(version, address, route.port, 0);
         match self.by_address.get(endpoint) {
             Some(hop) => self.hop(hop),
-            None => NextHop::Unresolved(Neighbour { port: route.port, address: ip }),
+            None => NextHop::Unresolved(Neighbour {
+                port: route.port,
+                address: ip,
+            }),
         }
     }
 
@@ -171,7 +193,12 @@ impl Adjacency {
 }
 
 fn key(neighbour: &Neighbour) -> Endpoint {
-    Endpoint::new(Version::of(&neighbour.address), neighbour.address.into(), neighbour.port, 0)
+    Endpoint::new(
+        Version::of(&neighbour.address),
+        neighbour.address.into(),
+        neighbour.port,
+        0,
+    )
 }
 
 /// Hops by number while they are being given out, on the control core.
@@ -226,12 +253,29 @@ mod tests {
 
     fn route(network: &str, prefix: u8, port: u16, gateway: Option<(&str, u32)>) -> Route {
         let gateway = gateway.map(|(address, hop)| (ip(address), hop));
-        Route { network: ip(network), prefix, port, gateway }
+        Route {
+            network: ip(network),
+            prefix,
+            port,
+            gateway,
+        }
     }
 
     fn adjacency() -> Adjacency {
-        let egress = Egress { mac: MacAddr([2; 6]), vlan: None, mtu: 1500 };
-        let hop = |port, address, mac| (Neighbour { port, address: ip(address) }, mac);
+        let egress = Egress {
+            mac: MacAddr([2; 6]),
+            vlan: None,
+            mtu: 1500,
+        };
+        let hop = |port, address, mac| {
+            (
+                Neighbour {
+                    port,
+                    address: ip(address),
+                },
+                mac,
+            )
+        };
         Adjacency::new(
             vec![egress; 2],
             vec![
@@ -256,17 +300,38 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_wins() {
-        assert_eq!(toward("203.0.113.9"), NextHop::Ready { port: 0, mac: MacAddr([1; 6]) });
-        assert_eq!(toward("10.1.0.9"), NextHop::Ready { port: 1, mac: MacAddr([9; 6]) });
-        let gateway = Neighbour { port: 1, address: ip("10.1.0.1") };
+        assert_eq!(
+            toward("203.0.113.9"),
+            NextHop::Ready {
+                port: 0,
+                mac: MacAddr([1; 6])
+            }
+        );
+        assert_eq!(
+            toward("10.1.0.9"),
+            NextHop::Ready {
+                port: 1,
+                mac: MacAddr([9; 6])
+            }
+        );
+        let gateway = Neighbour {
+            port: 1,
+            address: ip("10.1.0.1"),
+        };
         assert_eq!(toward("10.200.0.1"), NextHop::Unresolved(gateway));
     }
 
     #[test]
     fn an_unknown_neighbour_on_a_connected_network_is_to_be_resolved() {
-        let client = Neighbour { port: 0, address: ip("192.0.2.77") };
+        let client = Neighbour {
+            port: 0,
+            address: ip("192.0.2.77"),
+        };
         assert_eq!(toward("192.0.2.77"), NextHop::Unresolved(client));
-        let client = Neighbour { port: 0, address: ip("2001:db8::7") };
+        let client = Neighbour {
+            port: 0,
+            address: ip("2001:db8::7"),
+        };
         assert_eq!(toward("2001:db8::7"), NextHop::Unresolved(client));
     }
 
@@ -278,8 +343,14 @@ mod tests {
     #[test]
     fn hops_keep_their_numbers() {
         let mut hops = Hops::default();
-        let a = Neighbour { port: 0, address: ip("10.0.0.1") };
-        let b = Neighbour { port: 1, address: ip("10.0.0.1") };
+        let a = Neighbour {
+            port: 0,
+            address: ip("10.0.0.1"),
+        };
+        let b = Neighbour {
+            port: 1,
+            address: ip("10.0.0.1"),
+        };
         assert_eq!((hops.number(a), hops.number(b), hops.number(a)), (0, 1, 0));
         assert!(hops.set(b, Some(MacAddr([3; 6]))));
         assert!(!hops.set(b, Some(MacAddr([3; 6]))));

@@ -236,7 +236,10 @@ impl Conntrack {
     /// A view for other threads.
     #[must_use]
     pub fn reader(&self) -> ConntrackReader {
-        ConntrackReader { lines: Arc::clone(&self.lines), count: self.count }
+        ConntrackReader {
+            lines: Arc::clone(&self.lines),
+            count: self.count,
+        }
     }
 
     /// Entries in all.
@@ -283,7 +286,9 @@ impl Conntrack {
         // then by rank, then by time left.
         let mut best: Option<(u64, Place)> = None;
         for bucket in candidates {
-            let Some(line) = self.lines.get(bucket as usize) else { continue };
+            let Some(line) = self.lines.get(bucket as usize) else {
+                continue;
+            };
             for way in 0..WAYS {
                 let fingerprint = line.0[way].load(Relaxed);
                 let held = Details(line.0[WAYS + way].load(Relaxed));
@@ -295,18 +300,32 @@ impl Conntrack {
                 if let Some(cost) = cost
                     && best.is_none_or(|(lowest, _)| cost < lowest)
                 {
-                    best = Some((cost, Place { line: bucket, way: way as u8 }));
+                    best = Some((
+                        cost,
+                        Place {
+                            line: bucket,
+                            way: way as u8,
+                        },
+                    ));
                 }
             }
             if matches!(best, Some((0, _))) {
                 break;
             }
         }
-        let Some((cost, place)) = best else { return Inserted::Untracked };
-        let Some(line) = self.lines.get(place.line as usize) else { return Inserted::Untracked };
+        let Some((cost, place)) = best else {
+            return Inserted::Untracked;
+        };
+        let Some(line) = self.lines.get(place.line as usize) else {
+            return Inserted::Untracked;
+        };
         line.0[usize::from(place.way) % WAYS].store(hash.fingerprint, Relaxed);
         self.update(place, details);
-        if cost == 0 { Inserted::Free } else { Inserted::Evicted }
+        if cost == 0 {
+            Inserted::Free
+        } else {
+            Inserted::Evicted
+        }
     }
 }
 
@@ -336,7 +355,11 @@ fn primary(hash: FlowHash, count: u32) -> u32 {
 #[inline]
 fn secondary(bucket: u32, hash: FlowHash, count: u32) -> u32 {
     let pivot = crate::flow::scale((hash.fingerprint >> 32) as u32, count);
-    if pivot >= bucket { pivot - bucket } else { pivot + (count - bucket) }
+    if pivot >= bucket {
+        pivot - bucket
+    } else {
+        pivot + (count - bucket)
+    }
 }
 
 #[inline]
@@ -365,7 +388,13 @@ fn find_in(lines: &HugeSlice, bucket: u32, fingerprint: u64) -> Option<(Place, D
     }
     let way = matches.trailing_zeros() as usize % WAYS;
     let details = Details(words[WAYS + way].load(Relaxed));
-    Some((Place { line: bucket, way: way as u8 }, details))
+    Some((
+        Place {
+            line: bucket,
+            way: way as u8,
+        },
+        details,
+    ))
 }
 
 /// Another thread's view of a worker's table: exact when the worker rests, close when it runs.

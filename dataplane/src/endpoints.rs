@@ -19,7 +19,10 @@ impl Endpoint {
     #[inline]
     #[must_use]
     pub const fn new(version: Version, address: Addr, port: u16, protocol: u8) -> Self {
-        Self { address, rest: port as u32 | (protocol as u32) << 16 | (version as u32) << 24 }
+        Self {
+            address,
+            rest: port as u32 | (protocol as u32) << 16 | (version as u32) << 24,
+        }
     }
 
     /// An address alone.
@@ -47,7 +50,13 @@ struct Place {
 }
 
 /// A place that holds nothing: version 0 is no endpoint's.
-const EMPTY: Place = Place { endpoint: Endpoint { address: Addr([0, 0]), rest: 0 }, value: 0 };
+const EMPTY: Place = Place {
+    endpoint: Endpoint {
+        address: Addr([0, 0]),
+        rest: 0,
+    },
+    value: 0,
+};
 
 /// The map; see the module's text.
 #[derive(Debug, Clone)]
@@ -66,7 +75,10 @@ impl Endpoints {
             loop {
                 let place = &mut places[at & (size - 1)];
                 if place.endpoint.rest == 0 {
-                    *place = Place { endpoint: *endpoint, value: *value };
+                    *place = Place {
+                        endpoint: *endpoint,
+                        value: *value,
+                    };
                     break;
                 }
                 if place.endpoint == *endpoint {
@@ -113,7 +125,10 @@ mod tests {
     #[test]
     fn an_empty_map_finds_nothing() {
         let map = Endpoints::new(&[]);
-        assert_eq!(map.get(Endpoint::new(Version::V4, Addr::default(), 0, 0)), None);
+        assert_eq!(
+            map.get(Endpoint::new(Version::V4, Addr::default(), 0, 0)),
+            None
+        );
     }
 
     #[test]

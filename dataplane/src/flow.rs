@@ -121,7 +121,10 @@ impl FlowHasher {
         b = mix(b);
         a = a.wrapping_add(b);
         b = b.wrapping_add(a);
-        FlowHash { bucket: a, fingerprint: b.max(1) }
+        FlowHash {
+            bucket: a,
+            fingerprint: b.max(1),
+        }
     }
 }
 
@@ -194,7 +197,12 @@ mod tests {
     #[test]
     fn a_key_is_32_hexadecimal_digits() {
         assert!(KEY.parse::<HashKey>().is_ok());
-        for bad in ["", "00", "g00102030405060708090a0b0c0d0e0f", "+00102030405060708090a0b0c0d0e0f"] {
+        for bad in [
+            "",
+            "00",
+            "g00102030405060708090a0b0c0d0e0f",
+            "+00102030405060708090a0b0c0d0e0f",
+        ] {
             assert!(bad.parse::<HashKey>().is_err(), "{bad}");
         }
     }

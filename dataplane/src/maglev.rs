@@ -58,11 +58,15 @@ impl Permutation {
 pub fn build(members: &[Member], size: u32) -> Box<[u16]> {
     let mut members: Vec<&Member> = members.iter().filter(|member| member.weight > 0).collect();
     members.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    let turns: Vec<(Permutation, u32)> =
-        members.iter().map(|member| (Permutation::of(&member.name, size), member.weight)).collect();
+    let turns: Vec<(Permutation, u32)> = members
+        .iter()
+        .map(|member| (Permutation::of(&member.name, size), member.weight))
+        .collect();
     let mut table = fill(&turns, size);
     for entry in &mut table {
-        *entry = members.get(usize::from(*entry)).map_or(NO_BACKEND, |member| member.slot);
+        *entry = members
+            .get(usize::from(*entry))
+            .map_or(NO_BACKEND, |member| member.slot);
     }
     table
 }
@@ -74,7 +78,10 @@ fn fill(backends: &[(Permutation, u32)], size: u32) -> Box<[u16]> {
         return table;
     };
     let mut calendar = Calendar::new(backends.iter().map(|(_, weight)| *weight), heaviest);
-    let mut next: Vec<u32> = backends.iter().map(|(permutation, _)| permutation.offset).collect();
+    let mut next: Vec<u32> = backends
+        .iter()
+        .map(|(permutation, _)| permutation.offset)
+        .collect();
     for _ in 0..size {
         let backend = calendar.take_turn();
         let index = usize::from(backend);
@@ -213,7 +220,10 @@ mod tests {
         let table = build(&equal(100), DEFAULT_SIZE);
         let ideal = f64::from(DEFAULT_SIZE) / 100.0;
         for share in shares(&table, 100) {
-            assert!((share as f64 / ideal - 1.0).abs() < 0.01, "{share} of {ideal}");
+            assert!(
+                (share as f64 / ideal - 1.0).abs() < 0.01,
+                "{share} of {ideal}"
+            );
         }
     }
 
@@ -239,7 +249,10 @@ mod tests {
                 .zip(&after)
                 .filter(|(old, new)| usize::from(**old) != removed && old != new)
                 .count();
-            assert!(moved as f64 / f64::from(DEFAULT_SIZE) < 0.01, "{moved} entries moved");
+            assert!(
+                moved as f64 / f64::from(DEFAULT_SIZE) < 0.01,
+                "{moved} entries moved"
+            );
         }
     }
 
@@ -252,7 +265,10 @@ mod tests {
         let total: u32 = members.iter().map(|member| member.weight).sum();
         for (share, member) in shares.iter().zip(&members) {
             let ideal = f64::from(DEFAULT_SIZE) * f64::from(member.weight) / f64::from(total);
-            assert!((*share as f64 - ideal).abs() < (ideal * 0.02).max(1.5), "{share}, {ideal}");
+            assert!(
+                (*share as f64 - ideal).abs() < (ideal * 0.02).max(1.5),
+                "{share}, {ideal}"
+            );
         }
     }
 

@@ -88,7 +88,9 @@ pub enum Parsed {
 /// The reason to drop it.
 #[inline]
 pub fn parse(frame: &[u8], accepts: Accepts) -> Result<Parsed, DropReason> {
-    let (header, rest) = frame.split_first_chunk::<{ ethernet::LEN }>().ok_or(DropReason::Runt)?;
+    let (header, rest) = frame
+        .split_first_chunk::<{ ethernet::LEN }>()
+        .ok_or(DropReason::Runt)?;
     let destination = ethernet::destination(header);
     if destination.is_multicast() {
         return parse_multicast(frame, accepts);
@@ -103,14 +105,21 @@ pub fn parse(frame: &[u8], accepts: Accepts) -> Result<Parsed, DropReason> {
 /// packet to a unicast address in such a frame is to be discarded (RFC 1122, section 3.3.6).
 #[cold]
 fn parse_multicast(frame: &[u8], accepts: Accepts) -> Result<Parsed, DropReason> {
-    let (header, rest) = frame.split_first_chunk::<{ ethernet::LEN }>().ok_or(DropReason::Runt)?;
+    let (header, rest) = frame
+        .split_first_chunk::<{ ethernet::LEN }>()
+        .ok_or(DropReason::Runt)?;
     match parse_network(ethertype(header), rest, accepts)? {
         Parsed::Arp => Ok(Parsed::Arp),
-        Parsed::Icmp { destination, version: Version::V6 }
-            if destination.to_v6()[0] == 0xff
-                || ethernet::destination(header) != MacAddr::BROADCAST =>
+        Parsed::Icmp {
+            destination,
+            version: Version::V6,
+        } if destination.to_v6()[0] == 0xff
+            || ethernet::destination(header) != MacAddr::BROADCAST =>
         {
-            Ok(Parsed::Icmp { destination, version: Version::V6 })
+            Ok(Parsed::Icmp {
+                destination,
+                version: Version::V6,
+            })
         }
         Parsed::Icmp { .. } | Parsed::Transport(_) => Err(DropReason::L2Multicast),
     }
@@ -149,7 +158,9 @@ const fn network_offset(tag: Option<TagControl>) -> u8 {
 
 #[inline]
 fn parse_ipv4(bytes: &[u8], tag: Option<TagControl>) -> Result<Parsed, DropReason> {
-    let fixed = bytes.first_chunk::<{ ipv4::LEN }>().ok_or(DropReason::IpLength)?;
+    let fixed = bytes
+        .first_chunk::<{ ipv4::LEN }>()
+        .ok_or(DropReason::IpLength)?;
     let header = ipv4::Header(fixed);
     if header.version() != 4 {
         return Err(DropReason::IpVersion);
@@ -201,12 +212,16 @@ fn parse_ipv4(bytes: &[u8], tag: Option<TagControl>) -> Result<Parsed, DropReaso
 
 #[inline]
 fn parse_ipv6(bytes: &[u8], tag: Option<TagControl>) -> Result<Parsed, DropReason> {
-    let (fixed, rest) = bytes.split_first_chunk::<{ ipv6::LEN }>().ok_or(DropReason::IpLength)?;
+    let (fixed, rest) = bytes
+        .split_first_chunk::<{ ipv6::LEN }>()
+        .ok_or(DropReason::IpLength)?;
     let header = ipv6::Header(fixed);
     if header.version() != 6 {
         return Err(DropReason::IpVersion);
     }
-    let payload = rest.get(..header.payload_len()).ok_or(DropReason::IpLength)?;
+    let payload = rest
+        .get(..header.payload_len())
+        .ok_or(DropReason::IpLength)?;
     let (protocol, extensions) = match header.next_header() {
         direct @ (protocol::TCP | protocol::UDP | protocol::ICMPV6) => (direct, 0),
         first => skip_extensions(first, payload)?,
@@ -286,16 +301,24 @@ fn skip_extensions(first: u8, payload: &[u8]) -> Result<(u8, usize), DropReason>
 fn parse_transport(payload: &[u8], base: Packet) -> Result<Parsed, DropReason> {
     match base.protocol {
         protocol::TCP => {
-            let fixed = payload.first_chunk::<{ tcp::LEN }>().ok_or(DropReason::TcpMalformed)?;
+            let fixed = payload
+                .first_chunk::<{ tcp::LEN }>()
+                .ok_or(DropReason::TcpMalformed)?;
             let header = tcp::Header(fixed);
             if header.header_len() < tcp::LEN || header.header_len() > payload.len() {
                 return Err(DropReason::TcpMalformed);
             }
             let ports = u32::from_le_bytes([fixed[0], fixed[1], fixed[2], fixed[3]]);
-            Ok(Parsed::Transport(Packet { ports, tcp_flags: header.flags(), ..base }))
+            Ok(Parsed::Transport(Packet {
+                ports,
+                tcp_flags: header.flags(),
+                ..base
+            }))
         }
         protocol::UDP => {
-            let fixed = payload.first_chunk::<{ udp::LEN }>().ok_or(DropReason::UdpMalformed)?;
+            let fixed = payload
+                .first_chunk::<{ udp::LEN }>()
+                .ok_or(DropReason::UdpMalformed)?;
             let header = udp::Header(fixed);
             if header.length() < udp::LEN || header.length() > payload.len() {
                 return Err(DropReason::UdpMalformed);
@@ -303,12 +326,14 @@ fn parse_transport(payload: &[u8], base: Packet) -> Result<Parsed, DropReason> {
             let ports = u32::from_le_bytes([fixed[0], fixed[1], fixed[2], fixed[3]]);
             Ok(Parsed::Transport(Packet { ports, ..base }))
         }
-        protocol::ICMP if base.version == Version::V4 => {
-            Ok(Parsed::Icmp { destination: base.destination, version: Version::V4 })
-        }
-        protocol::ICMPV6 if base.version == Version::V6 => {
-            Ok(Parsed::Icmp { destination: base.destination, version: Version::V6 })
-        }
+        protocol::ICMP if base.version == Version::V4 => Ok(Parsed::Icmp {
+            destination: base.destination,
+            version: Version::V4,
+        }),
+        protocol::ICMPV6 if base.version == Version::V6 => Ok(Parsed::Icmp {
+            destination: base.destination,
+            version: Version::V6,
+        }),
         _ => Err(DropReason::UnknownProtocol),
     }
 }

@@ -111,7 +111,9 @@ impl Services {
     #[inline]
     #[must_use]
     pub fn owner(&self, packet: &Packet) -> Owner {
-        let Packet { version, protocol, .. } = *packet;
+        let Packet {
+            version, protocol, ..
+        } = *packet;
         let to = |port| Endpoint::new(version, packet.destination, port, protocol);
         if let Some(service) = self.lookup(&self.vips, to, packet.destination_port()) {
             return Owner::Forward(service);
@@ -128,13 +130,9 @@ impl Services {
     }
 
     #[inline]
-    fn lookup(
-        &self,
-        map: &Endpoints,
-        key: impl Fn(u16) -> Endpoint,
-        port: u16,
-    ) -> Option<u32> {
-        map.get(key(port)).or_else(|| if self.any_port { map.get(key(0)) } else { None })
+    fn lookup(&self, map: &Endpoints, key: impl Fn(u16) -> Endpoint, port: u16) -> Option<u32> {
+        map.get(key(port))
+            .or_else(|| if self.any_port { map.get(key(0)) } else { None })
     }
 
     /// Hot: the service with this number.
@@ -148,7 +146,9 @@ impl Services {
     #[inline]
     #[must_use]
     pub fn keeps(&self, number: u32) -> Option<&Backend> {
-        self.backends.get(number as usize).filter(|backend| backend.takes != Takes::Nothing)
+        self.backends
+            .get(number as usize)
+            .filter(|backend| backend.takes != Takes::Nothing)
     }
 
     /// Whether `address` is a VIP or a port's own.

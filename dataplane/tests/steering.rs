@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use support::rig::Rig;
 use support::{Transport, frame};
+use weir::control::lookup::Reason;
 use weir_shm::command;
 use weir_shm::counters::{self, DropReason};
 
@@ -310,12 +311,9 @@ fn lookup_says_what_the_next_packet_does() {
         .lookup(tick(&balancer), tcp, client, vip);
     assert_eq!(before.backend, Some(name(backend)));
     assert_eq!(after.backend, Some(name(backend)));
-    let reason = |explanation: &weir::control::lookup::Explanation| {
-        serde_json::to_value(explanation).unwrap()["reason"].clone()
-    };
     assert_eq!(
-        (reason(&before), reason(&after)),
-        ("maglev".into(), "conntrack".into())
+        (before.reason, after.reason),
+        (Reason::Maglev, Reason::Conntrack)
     );
     let nobody = balancer.rig.control.lookup(
         tick(&balancer),
@@ -323,7 +321,7 @@ fn lookup_says_what_the_next_packet_does() {
         client,
         "198.51.100.10:81".parse().unwrap(),
     );
-    assert_eq!(reason(&nobody), "no_service");
+    assert_eq!(nobody.reason, Reason::NoService);
 }
 
 #[test]

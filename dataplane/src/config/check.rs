@@ -23,13 +23,16 @@ const DEFAULT_FLOWS: u64 = 1_000_000;
 /// The most flows that a worker can track: as many buckets as 32 bits number.
 const MAX_FLOWS: u64 = 10_000_000_000;
 const NAME: &str = "1 to 63 letters, digits, '.', '_' and '-', not starting with '.'";
-const NETWORK: &str = "an address with a prefix length, such as \"192.0.2.2/24\" or \"2001:db8::2/64\"";
+const NETWORK: &str =
+    "an address with a prefix length, such as \"192.0.2.2/24\" or \"2001:db8::2/64\"";
 
 type Checked<T> = Result<T, Diagnostic>;
 
 /// Checks a text that came from `path`.
 pub fn check(path: &Path, text: &str) -> Checked<Config> {
-    let checker = Checker { source: Source::new(&path.display().to_string(), text) };
+    let checker = Checker {
+        source: Source::new(&path.display().to_string(), text),
+    };
     let document: raw::Document = checker.source.parse()?;
     checker.config(path, &document)
 }
@@ -56,9 +59,12 @@ impl Checker {
         let engine = self.engine(&document.engine)?;
         let ports = self.ports(&document.port)?;
         let loaded = document::services_from_docs(&self.source, &document.service)?;
-        warnings.extend(loaded.warnings.iter().map(|warning| {
-            format!("{}:{}: {}", warning.line, warning.column, warning.message)
-        }));
+        warnings.extend(
+            loaded
+                .warnings
+                .iter()
+                .map(|warning| format!("{}:{}: {}", warning.line, warning.column, warning.message)),
+        );
         let mut config = Config {
             path: path.to_owned(),
             instance,
@@ -90,19 +96,30 @@ impl Checker {
     }
 
     fn text(&self, key: &str, value: Option<&Value>) -> Checked<Option<String>> {
-        let text = |value| self.source.string(key, value, "a string").map(str::to_owned);
+        let text = |value| {
+            self.source
+                .string(key, value, "a string")
+                .map(str::to_owned)
+        };
         value.map(text).transpose()
     }
 
     fn word<T: Copy>(&self, key: &str, value: Option<&Value>, words: &[(&str, T)]) -> Checked<T> {
-        let accepted =
-            words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+        let accepted = words
+            .iter()
+            .map(|(word, _)| format!("{word:?}"))
+            .collect::<Vec<_>>()
+            .join(", ");
         let default = words[0].1;
-        let Some(value) = value else { return Ok(default) };
+        let Some(value) = value else {
+            return Ok(default);
+        };
         let text = self.source.string(key, value, &accepted)?;
         match words.iter().find(|(word, _)| *word == text) {
             Some((_, value)) => Ok(*value),
-            None => Err(self.source.refused(key, value, &format!("{text:?}"), &accepted)),
+            None => Err(self
+                .source
+                .refused(key, value, &format!("{text:?}"), &accepted)),
         }
     }
 
@@ -113,22 +130,32 @@ impl Checker {
         least: u64,
         most: u64,
     ) -> Checked<Option<u64>> {
-        value.map(|value| self.source.integer(key, value, least..=most)).transpose()
+        value
+            .map(|value| self.source.integer(key, value, least..=most))
+            .transpose()
     }
 
     /// The values of an array.
     fn array(&self, key: &str, value: &Value, of: &str) -> Checked<Vec<Value>> {
         let Some(items) = value.get_ref().as_array() else {
             let found = value.get_ref().type_str();
-            return Err(self.source.refused(key, value, found, &format!("an array of {of}")));
+            return Err(self
+                .source
+                .refused(key, value, found, &format!("an array of {of}")));
         };
         // The reader keeps no places inside an array: every item has that of the whole.
-        Ok(items.iter().map(|item| Spanned::new(value.span(), item.clone())).collect())
+        Ok(items
+            .iter()
+            .map(|item| Spanned::new(value.span(), item.clone()))
+            .collect())
     }
 
     fn parsed<T: FromStr>(&self, key: &str, value: &Value, accepted: &str) -> Checked<T> {
         let text = self.source.string(key, value, accepted)?;
-        text.parse().map_err(|_| self.source.refused(key, value, &format!("{text:?}"), accepted))
+        text.parse().map_err(|_| {
+            self.source
+                .refused(key, value, &format!("{text:?}"), accepted)
+        })
     }
 
     fn instance(&self, raw: &raw::Instance) -> Checked<Instance> {
@@ -139,17 +166,25 @@ impl Checker {
         let hash_key = match &raw.hash_key {
             None => None,
             Some(value) => {
-                let text = self.source.string("hash_key", value, "32 hexadecimal digits")?;
+                let text = self
+                    .source
+                    .string("hash_key", value, "32 hexadecimal digits")?;
                 let key = text.parse::<HashKey>();
                 // The message does not repeat what may be most of a secret.
                 Some(key.map_err(|error| {
-                    self.source.diagnostic(value.span(), &format!("`hash_key`: {error}"))
+                    self.source
+                        .diagnostic(value.span(), &format!("`hash_key`: {error}"))
                 })?)
             }
         };
         let owner = self.text("owner", raw.owner.as_ref())?;
         let group = self.text("group", raw.group.as_ref())?;
-        Ok(Instance { name, hash_key, owner, group })
+        Ok(Instance {
+            name,
+            hash_key,
+            owner,
+            group,
+        })
     }
 
     fn engine(&self, raw: &raw::Engine) -> Checked<Engine> {
@@ -159,7 +194,10 @@ impl Checker {
             None => vec![if control_core == 1 { 0 } else { 1 }],
             Some(cores) => self.workers(cores, control_core)?,
         };
-        let memory = [("hugepages", Memory::HugePages), ("anonymous", Memory::Anonymous)];
+        let memory = [
+            ("hugepages", Memory::HugePages),
+            ("anonymous", Memory::Anonymous),
+        ];
         let idle = [("poll", Idle::Poll), ("adaptive", Idle::Adaptive)];
         let flows = raw.flows_per_worker.as_ref();
         let memory_mb = self.integer("memory_mb", raw.memory_mb.as_ref(), 16, 1 << 20)?;
@@ -168,13 +206,18 @@ impl Checker {
             Some(value) => {
                 let texts = self.array("eal_args", value, "strings")?;
                 let text = |item: &Value| {
-                    self.source.string("eal_args", item, "an array of strings").map(str::to_owned)
+                    self.source
+                        .string("eal_args", item, "an array of strings")
+                        .map(str::to_owned)
                 };
                 texts.iter().map(text).collect::<Checked<_>>()?
             }
         };
-        let file_prefix =
-            raw.file_prefix.as_ref().map(|prefix| self.name("file_prefix", prefix)).transpose()?;
+        let file_prefix = raw
+            .file_prefix
+            .as_ref()
+            .map(|prefix| self.name("file_prefix", prefix))
+            .transpose()?;
         Ok(Engine {
             workers,
             control_core,
@@ -203,7 +246,11 @@ impl Checker {
             }
             workers.push(core);
         }
-        if workers.is_empty() { refuse("an empty array") } else { Ok(workers) }
+        if workers.is_empty() {
+            refuse("an empty array")
+        } else {
+            Ok(workers)
+        }
     }
 
     fn ports(&self, raw: &[Spanned<raw::Port>]) -> Checked<Vec<Port>> {
@@ -230,7 +277,9 @@ impl Checker {
         if others.iter().any(|other| other.name == name) {
             return self.fail(
                 name_at.span(),
-                format!("duplicate port: found \"{name}\" twice; accepted: a name of its own for each"),
+                format!(
+                    "duplicate port: found \"{name}\" twice; accepted: a name of its own for each"
+                ),
             );
         }
         let device_at = needs(raw.device.as_ref(), "device")?;
@@ -239,7 +288,10 @@ impl Checker {
             Ok(device) => device,
             Err(message) => return self.fail(device_at.span(), message),
         };
-        if let Some(other) = others.iter().find(|other| other.device.name() == device.name()) {
+        if let Some(other) = others
+            .iter()
+            .find(|other| other.device.name() == device.name())
+        {
             return self.fail(
                 device_at.span(),
                 format!(
@@ -255,9 +307,20 @@ impl Checker {
             Some(value) => self.addresses(value, others)?,
         };
         let mac = raw.mac.as_ref().map(|value| self.mac(value)).transpose()?;
-        let mtu = self.integer("mtu", raw.mtu.as_ref(), 576, 16_000)?.map(|mtu| mtu as u16);
-        let vlan = self.integer("vlan", raw.vlan.as_ref(), 1, 4_094)?.map(|vlan| vlan as u16);
-        Ok(Port { name, device, addresses, mac, mtu, vlan })
+        let mtu = self
+            .integer("mtu", raw.mtu.as_ref(), 576, 16_000)?
+            .map(|mtu| mtu as u16);
+        let vlan = self
+            .integer("vlan", raw.vlan.as_ref(), 1, 4_094)?
+            .map(|vlan| vlan as u16);
+        Ok(Port {
+            name,
+            device,
+            addresses,
+            mac,
+            mtu,
+            vlan,
+        })
     }
 
     fn addresses(&self, value: &Value, others: &[Port]) -> Checked<Vec<Network>> {
@@ -281,7 +344,9 @@ impl Checker {
         const ACCEPTED: &str = "a station's MAC address, such as \"02:00:00:00:00:01\"";
         let mac: MacAddr = self.parsed("mac", value, ACCEPTED)?;
         if mac.is_multicast() || mac == MacAddr::default() {
-            return Err(self.source.refused("mac", value, &format!("\"{mac}\""), ACCEPTED));
+            return Err(self
+                .source
+                .refused("mac", value, &format!("\"{mac}\""), ACCEPTED));
         }
         Ok(mac)
     }
@@ -323,22 +388,31 @@ impl Checker {
         let mut routes: Vec<StaticRoute> = Vec::new();
         for spanned in raw {
             let route = spanned.get_ref();
-            let needs = |value, key| self.source.required(value, key, spanned.span(), "[[route]]");
+            let needs = |value, key| {
+                self.source
+                    .required(value, key, spanned.span(), "[[route]]")
+            };
             let to_at = needs(route.to.as_ref(), "to")?;
             let to = self.network("to", to_at)?;
             if to.address != to.masked() {
                 let accepted = format!("\"{}/{}\", without host bits", to.masked(), to.prefix);
-                return Err(self.source.refused("to", to_at, &format!("\"{to}\""), &accepted));
+                return Err(self
+                    .source
+                    .refused("to", to_at, &format!("\"{to}\""), &accepted));
             }
             let via_at = needs(route.via.as_ref(), "via")?;
             let via = self.source.address("via", via_at)?;
             if via.is_ipv4() != to.address.is_ipv4() {
                 let accepted = format!("a gateway of the family of {to}");
-                return Err(self.source.refused("via", via_at, &via.to_string(), &accepted));
+                return Err(self
+                    .source
+                    .refused("via", via_at, &via.to_string(), &accepted));
             }
             if config.connected_port(via).is_none() {
                 let accepted = format!("a gateway on a port's network ({})", config.networks());
-                return Err(self.source.refused("via", via_at, &via.to_string(), &accepted));
+                return Err(self
+                    .source
+                    .refused("via", via_at, &via.to_string(), &accepted));
             }
             if routes.iter().any(|known| known.to == to) {
                 let found = format!("a duplicate route to {to}");
@@ -359,8 +433,10 @@ impl Checker {
         let mut neighbours = Vec::new();
         for spanned in raw {
             let neighbour = spanned.get_ref();
-            let needs =
-                |value, key| self.source.required(value, key, spanned.span(), "[[neighbor]]");
+            let needs = |value, key| {
+                self.source
+                    .required(value, key, spanned.span(), "[[neighbor]]")
+            };
             let address_at = needs(neighbour.address.as_ref(), "address")?;
             let address = self.source.address("address", address_at)?;
             let mac = self.mac(needs(neighbour.mac.as_ref(), "mac")?)?;
@@ -372,7 +448,10 @@ impl Checker {
                 return refuse(&address.to_string(), &accepted);
             }
             if !seen.insert(address) {
-                return refuse(&format!("a duplicate neighbour {address}"), "each address once");
+                return refuse(
+                    &format!("a duplicate neighbour {address}"),
+                    "each address once",
+                );
             }
             neighbours.push((address, mac));
         }

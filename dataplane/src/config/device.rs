@@ -4,8 +4,18 @@ use std::fmt;
 
 /// DPDK's virtual network drivers (22.11), by the name that a device string starts with.
 const DRIVERS: &[&str] = &[
-    "net_af_packet", "net_af_xdp", "net_bonding", "net_failsafe", "net_memif", "net_null",
-    "net_pcap", "net_ring", "net_softnic", "net_tap", "net_vdev_netvsc", "net_vhost",
+    "net_af_packet",
+    "net_af_xdp",
+    "net_bonding",
+    "net_failsafe",
+    "net_memif",
+    "net_null",
+    "net_pcap",
+    "net_ring",
+    "net_softnic",
+    "net_tap",
+    "net_vdev_netvsc",
+    "net_vhost",
     "net_virtio_user",
 ];
 
@@ -66,7 +76,9 @@ impl fmt::Display for Device {
 
 /// `DDDD:BB:DD.F`, or `BB:DD.F` in domain zero.
 fn is_pci_address(text: &str) -> bool {
-    let Some((rest, function)) = text.rsplit_once('.') else { return false };
+    let Some((rest, function)) = text.rsplit_once('.') else {
+        return false;
+    };
     let parts: Vec<&str> = rest.split(':').collect();
     let hex = |part: &str, digits: usize| {
         part.len() == digits && part.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -85,17 +97,36 @@ mod tests {
 
     #[test]
     fn pci_addresses_and_virtual_devices_are_accepted() {
-        for text in ["0000:3b:00.0", "3b:00.1", "net_af_xdp0,iface=eth1", "net_null0", "net_ring12"] {
+        for text in [
+            "0000:3b:00.0",
+            "3b:00.1",
+            "net_af_xdp0,iface=eth1",
+            "net_null0",
+            "net_ring12",
+        ] {
             assert!(Device::parse(text).is_ok(), "{text}");
         }
-        assert_eq!(Device::parse("net_pcap0,rx_pcap=a").unwrap().name(), "net_pcap0");
+        assert_eq!(
+            Device::parse("net_pcap0,rx_pcap=a").unwrap().name(),
+            "net_pcap0"
+        );
     }
 
     #[test]
     fn anything_else_is_refused_with_what_is_accepted() {
-        for text in ["", "eth0", "net_bogus0", "0000:3b:00", "0000:3b:00.8", "net_nullx"] {
+        for text in [
+            "",
+            "eth0",
+            "net_bogus0",
+            "0000:3b:00",
+            "0000:3b:00.8",
+            "net_nullx",
+        ] {
             let error = Device::parse(text).unwrap_err();
-            assert!(error.contains("PCI address") && error.contains("net_af_xdp"), "{error}");
+            assert!(
+                error.contains("PCI address") && error.contains("net_af_xdp"),
+                "{error}"
+            );
         }
     }
 }

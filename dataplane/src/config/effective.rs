@@ -38,7 +38,10 @@ fn quoted(text: &str) -> String {
 }
 
 fn list<T>(items: &[T], show: impl Fn(&T) -> String) -> String {
-    format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(", "))
+    format!(
+        "[{}]",
+        items.iter().map(show).collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// The configuration's text.
@@ -50,7 +53,10 @@ pub fn text(config: &Config) -> String {
         lines.table("[[port]]");
         lines.text("name", &port.name);
         lines.text("device", port.device.as_str());
-        lines.raw("addresses", list(&port.addresses, |own| quoted(&own.to_string())));
+        lines.raw(
+            "addresses",
+            list(&port.addresses, |own| quoted(&own.to_string())),
+        );
         match port.mac {
             Some(mac) => lines.text("mac", &mac.to_string()),
             None => lines.comment("mac: the device's own"),
@@ -122,7 +128,10 @@ fn engine(lines: &mut Lines, config: &Config) {
         Some(prefix) => lines.text("file_prefix", prefix),
         None => lines.comment("file_prefix: made from the instance's name"),
     }
-    lines.raw("eal_args", list(&engine.eal_args, |argument| quoted(argument)));
+    lines.raw(
+        "eal_args",
+        list(&engine.eal_args, |argument| quoted(argument)),
+    );
 }
 
 fn service(lines: &mut Lines, service: &Service) {

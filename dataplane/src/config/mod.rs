@@ -150,8 +150,10 @@ impl Config {
     /// # Errors
     /// With the place in the file, what was found and what is accepted.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.display().to_string(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.display().to_string(),
+            source,
+        })?;
         Ok(Self::parse(path, &text)?)
     }
 
@@ -172,6 +174,9 @@ impl Config {
     /// The number of a port by its name.
     #[must_use]
     pub fn port_number(&self, name: &str) -> Option<u16> {
-        (0..).zip(&self.ports).find(|(_, port)| port.name == name).map(|(number, _)| number)
+        (0..)
+            .zip(&self.ports)
+            .find(|(_, port)| port.name == name)
+            .map(|(number, _)| number)
     }
 }

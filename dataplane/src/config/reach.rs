@@ -32,7 +32,11 @@ impl std::str::FromStr for Network {
         }
         let prefix: u8 = prefix.parse().map_err(|_| ())?;
         let longest = if address.is_ipv4() { 32 } else { 128 };
-        if prefix > longest { Err(()) } else { Ok(Self { address, prefix }) }
+        if prefix > longest {
+            Err(())
+        } else {
+            Ok(Self { address, prefix })
+        }
     }
 }
 
@@ -42,11 +46,15 @@ impl Network {
     pub fn masked(&self) -> IpAddr {
         match self.address {
             IpAddr::V4(address) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+                let mask = u32::MAX
+                    .checked_shl(32 - u32::from(self.prefix))
+                    .unwrap_or(0);
                 IpAddr::V4((address.to_bits() & mask).into())
             }
             IpAddr::V6(address) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+                let mask = u128::MAX
+                    .checked_shl(128 - u32::from(self.prefix))
+                    .unwrap_or(0);
                 IpAddr::V6((address.to_bits() & mask).into())
             }
         }
@@ -73,7 +81,9 @@ impl Port {
     pub fn address_toward(&self, address: IpAddr) -> Option<IpAddr> {
         let same = |own: &&Network| own.address.is_ipv4() == address.is_ipv4();
         let on_network = self.addresses.iter().find(|own| own.covers(address));
-        on_network.or_else(|| self.addresses.iter().find(same)).map(|own| own.address)
+        on_network
+            .or_else(|| self.addresses.iter().find(same))
+            .map(|own| own.address)
     }
 }
 
@@ -85,9 +95,9 @@ impl Config {
     /// The port that `address` is a neighbour on.
     #[must_use]
     pub fn connected_port(&self, address: IpAddr) -> Option<u16> {
-        let networks = (0u16..).zip(&self.ports).flat_map(|(number, port)| {
-            port.addresses.iter().map(move |network| (number, network))
-        });
+        let networks = (0u16..)
+            .zip(&self.ports)
+            .flat_map(|(number, port)| port.addresses.iter().map(move |network| (number, network)));
         networks
             .filter(|(_, network)| network.covers(address))
             .max_by_key(|(number, network)| (network.prefix, std::cmp::Reverse(*number)))
@@ -98,7 +108,10 @@ impl Config {
     #[must_use]
     pub fn next_hop(&self, address: IpAddr) -> Option<Neighbour> {
         let connected = self.ports.iter().flat_map(|port| &port.addresses);
-        let connected = connected.filter(|network| network.covers(address)).map(|n| n.prefix).max();
+        let connected = connected
+            .filter(|network| network.covers(address))
+            .map(|n| n.prefix)
+            .max();
         let routed = self
             .routes
             .iter()
@@ -106,16 +119,17 @@ impl Config {
             .max_by_key(|route| route.to.prefix);
         match (connected, routed) {
             (Some(prefix), Some(route)) if route.to.prefix > prefix => self.gateway(route.via),
-            (Some(_), _) => {
-                self.connected_port(address).map(|port| Neighbour { port, address })
-            }
+            (Some(_), _) => self
+                .connected_port(address)
+                .map(|port| Neighbour { port, address }),
             (None, Some(route)) => self.gateway(route.via),
             (None, None) => None,
         }
     }
 
     fn gateway(&self, via: IpAddr) -> Option<Neighbour> {
-        self.connected_port(via).map(|port| Neighbour { port, address: via })
+        self.connected_port(via)
+            .map(|port| Neighbour { port, address: via })
     }
 
     /// All routes, connected ones included; `number` gives a gateway's hop its number.
@@ -148,8 +162,12 @@ impl Config {
     /// # Errors
     /// The first backend that cannot.
     pub fn check_reach(&self, pool: &Pool) -> Result<(), Unreachable> {
-        let own: Vec<IpAddr> =
-            self.ports.iter().flat_map(|port| &port.addresses).map(|own| own.address).collect();
+        let own: Vec<IpAddr> = self
+            .ports
+            .iter()
+            .flat_map(|port| &port.addresses)
+            .map(|own| own.address)
+            .collect();
         for (service_index, service) in pool.services.iter().enumerate() {
             for (backend_index, backend) in service.backends.iter().enumerate() {
                 let address = backend.address;
@@ -172,7 +190,12 @@ impl Config {
                     continue;
                 };
                 let service = service.name.clone();
-                return Err(Unreachable { service, service_index, backend_index, message });
+                return Err(Unreachable {
+                    service,
+                    service_index,
+                    backend_index,
+                    message,
+                });
             }
         }
         Ok(())
@@ -183,7 +206,11 @@ impl Config {
         let networks: Vec<String> = self
             .ports
             .iter()
-            .flat_map(|port| port.addresses.iter().map(|own| format!("{} on {}", own, port.name)))
+            .flat_map(|port| {
+                port.addresses
+                    .iter()
+                    .map(|own| format!("{} on {}", own, port.name))
+            })
             .collect();
         if networks.is_empty() {
             "no port has an address".to_owned()

@@ -17,7 +17,10 @@ fn hash(flow: u64) -> FlowHash {
         let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         x ^ (x >> 31)
     };
-    FlowHash { bucket: mix(flow * 2 + 1), fingerprint: mix(flow * 2 + 2).max(1) }
+    FlowHash {
+        bucket: mix(flow * 2 + 1),
+        fingerprint: mix(flow * 2 + 2).max(1),
+    }
 }
 
 fn entry(slot: u32, state: State, seen: Tick) -> Details {
@@ -49,7 +52,11 @@ fn a_flow_is_found_until_its_states_time_out() {
         let at = |ms: u32| Tick(start.0.wrapping_add(ms));
         let found = table.find(hash(1), at(timeout - 1), &profiles()).unwrap();
         assert_eq!(found.1.backend(), 7);
-        assert_eq!(table.find(hash(1), at(timeout), &profiles()), None, "{state:?}");
+        assert_eq!(
+            table.find(hash(1), at(timeout), &profiles()),
+            None,
+            "{state:?}"
+        );
     }
 }
 
@@ -62,7 +69,9 @@ fn a_dead_flows_place_is_reused_and_it_is_never_there_twice() {
         let inserted = table.insert(hash(1), entry(1, State::Syn, now), now, &profiles());
         assert_eq!(inserted, Inserted::Free);
         let mut live = 0;
-        table.reader().for_each_live(now, &profiles(), |_| live += 1);
+        table
+            .reader()
+            .for_each_live(now, &profiles(), |_| live += 1);
         assert_eq!(live, 1);
     }
 }
@@ -85,8 +94,12 @@ fn a_syn_flood_evicts_no_established_flow() {
     let now = Tick(0);
     let established: Vec<u64> = (0..800)
         .filter(|flow| {
-            table.insert(hash(*flow), entry(1, State::Established, now), now, &profiles())
-                != Inserted::Untracked
+            table.insert(
+                hash(*flow),
+                entry(1, State::Established, now),
+                now,
+                &profiles(),
+            ) != Inserted::Untracked
         })
         .collect();
     let later = Tick(349_000); // long idle, but alive
@@ -96,7 +109,10 @@ fn a_syn_flood_evicts_no_established_flow() {
         untracked += u32::from(inserted == Inserted::Untracked);
     }
     for flow in established {
-        assert!(table.find(hash(flow), later, &profiles()).is_some(), "flow {flow} was evicted");
+        assert!(
+            table.find(hash(flow), later, &profiles()).is_some(),
+            "flow {flow} was evicted"
+        );
     }
     assert!(untracked > 0, "some buckets are full of established flows");
 }
@@ -120,17 +136,28 @@ fn embryonic_flows_give_way_first_then_the_one_closest_to_its_time_out() {
         table.insert(*flow, entry(1, State::Syn, now), now, &profiles());
     }
     let alive = |table: &Conntrack| -> Vec<usize> {
-        (0..8).filter(|flow| table.find(flows[*flow], now, &profiles()).is_some()).collect()
+        (0..8)
+            .filter(|flow| table.find(flows[*flow], now, &profiles()).is_some())
+            .collect()
     };
     assert_eq!(alive(&table), [0, 1, 2, 3, 4, 5, 6, 7]);
     let mut newcomer = |flow: usize| {
-        let inserted = table.insert(flows[flow], entry(2, State::Established, now), now, &profiles());
+        let inserted = table.insert(
+            flows[flow],
+            entry(2, State::Established, now),
+            now,
+            &profiles(),
+        );
         assert_eq!(inserted, Inserted::Evicted);
         alive(&table)
     };
     newcomer(8);
     assert_eq!(newcomer(9), [0, 1, 2, 3, 4, 5], "both SYNs went first");
-    assert_eq!(newcomer(10), [1, 2, 3, 4, 5], "then the one closest to its time-out");
+    assert_eq!(
+        newcomer(10),
+        [1, 2, 3, 4, 5],
+        "then the one closest to its time-out"
+    );
     assert_eq!(newcomer(11), [2, 3, 4, 5]);
 }
 
@@ -138,14 +165,28 @@ fn embryonic_flows_give_way_first_then_the_one_closest_to_its_time_out() {
 fn a_proven_flow_gives_way_only_to_one_that_is_no_syn_and_only_after_half_its_time_out() {
     let mut full = table(1);
     for flow in 0..64 {
-        full.insert(hash(flow), entry(1, State::Udp, Tick(0)), Tick(0), &profiles());
+        full.insert(
+            hash(flow),
+            entry(1, State::Udp, Tick(0)),
+            Tick(0),
+            &profiles(),
+        );
     }
     let newcomer = |table: &mut Conntrack, state, now| {
         table.insert(hash(1_000), entry(2, state, now), now, &profiles())
     };
-    assert_eq!(newcomer(&mut full, State::UdpNew, Tick(60_000)), Inserted::Untracked);
-    assert_eq!(newcomer(&mut full, State::Syn, Tick(60_001)), Inserted::Untracked);
-    assert_eq!(newcomer(&mut full, State::UdpNew, Tick(60_001)), Inserted::Evicted);
+    assert_eq!(
+        newcomer(&mut full, State::UdpNew, Tick(60_000)),
+        Inserted::Untracked
+    );
+    assert_eq!(
+        newcomer(&mut full, State::Syn, Tick(60_001)),
+        Inserted::Untracked
+    );
+    assert_eq!(
+        newcomer(&mut full, State::UdpNew, Tick(60_001)),
+        Inserted::Evicted
+    );
 }
 
 proptest! {

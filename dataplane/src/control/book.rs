@@ -26,13 +26,21 @@ const PROFILES: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unbookable {
     /// More services since the start than counters.
-    #[error("more than {} services have been seen since the daemon started; restart it", counters::MAX_SERVICES)]
+    #[error(
+        "more than {} services have been seen since the daemon started; restart it",
+        counters::MAX_SERVICES
+    )]
     Services,
     /// More backends since the start than counters.
-    #[error("more than {} backends have been seen since the daemon started; restart it", counters::MAX_BACKENDS)]
+    #[error(
+        "more than {} backends have been seen since the daemon started; restart it",
+        counters::MAX_BACKENDS
+    )]
     Backends,
     /// More different time-outs than entries can name.
-    #[error("more than {PROFILES} different sets of time-outs have been seen since the daemon started; restart it")]
+    #[error(
+        "more than {PROFILES} different sets of time-outs have been seen since the daemon started; restart it"
+    )]
     Profiles,
 }
 
@@ -70,7 +78,11 @@ pub fn takes(service: &model::Service, backend: &model::Backend, drained: bool) 
 }
 
 fn known_unless_down(backend: &model::Backend) -> Takes {
-    if backend.forced == Forced::Down { Takes::Nothing } else { Takes::Known }
+    if backend.forced == Forced::Down {
+        Takes::Nothing
+    } else {
+        Takes::Known
+    }
 }
 
 /// Whether every backend that could take new flows is down: then all of them do, rather than none.
@@ -119,7 +131,10 @@ impl Book {
             vips: Endpoints::new(&vips),
             returns: Endpoints::new(&returns),
             local: Endpoints::new(&local),
-            any_port: pool.services.iter().any(|service| service.port == PortMatch::Any),
+            any_port: pool
+                .services
+                .iter()
+                .any(|service| service.port == PortMatch::Any),
         })
     }
 
@@ -135,10 +150,18 @@ impl Book {
         if !self.chapters.contains_key(&service.name) && seen >= counters::MAX_SERVICES {
             return Err(Unbookable::Services);
         }
-        let Self { chapters, backends: names, tables_built, .. } = self;
+        let Self {
+            chapters,
+            backends: names,
+            tables_built,
+            ..
+        } = self;
         let chapter = chapters
             .entry(service.name.clone())
-            .or_insert_with(|| Chapter { number: seen as u32, ..Chapter::default() });
+            .or_insert_with(|| Chapter {
+                number: seen as u32,
+                ..Chapter::default()
+            });
         let mut members = Vec::new();
         let mut numbers = Vec::new();
         for backend in &service.backends {
@@ -158,7 +181,11 @@ impl Book {
             };
             if takes == Takes::All {
                 numbers.push((name.clone(), number));
-                members.push(Member { name, weight: backend.weight, slot: 0 });
+                members.push(Member {
+                    name,
+                    weight: backend.weight,
+                    slot: 0,
+                });
             }
         }
         // By name, as everything that a table holds, so that the file's order changes nothing.
@@ -184,7 +211,9 @@ impl Book {
 
     fn profile(&mut self, service: &model::Service) -> Result<u8, Unbookable> {
         let millis = |duration: std::time::Duration| {
-            u32::try_from(duration.as_millis()).unwrap_or(u32::MAX / 2).min(u32::MAX / 2)
+            u32::try_from(duration.as_millis())
+                .unwrap_or(u32::MAX / 2)
+                .min(u32::MAX / 2)
         };
         let timeouts = &service.timeouts;
         let profile = Profile::new(
@@ -228,8 +257,10 @@ impl Book {
         self.chapters
             .iter()
             .map(|(name, chapter)| {
-                let backends =
-                    chapter.backends.iter().map(|(name, number)| (name.as_str(), *number));
+                let backends = chapter
+                    .backends
+                    .iter()
+                    .map(|(name, number)| (name.as_str(), *number));
                 (name.as_str(), (chapter.number, backends.collect()))
             })
             .collect()
@@ -300,7 +331,10 @@ fn endpoints(pool: &Pool) -> (Vec<(Endpoint, u32)>, Vec<(Endpoint, u32)>) {
         vips.push((key(service.vip, port), number));
         if service.forwarding == model::Forwarding::Nat {
             returns.extend(
-                service.backends.iter().map(|backend| (key(backend.address, backend.port), number)),
+                service
+                    .backends
+                    .iter()
+                    .map(|backend| (key(backend.address, backend.port), number)),
             );
         }
     }

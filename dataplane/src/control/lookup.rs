@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use serde::Serialize;
 use weir_engine::buffer::BufferSource;
 use weir_shm::model::Protocol;
 
@@ -14,8 +13,7 @@ use crate::parse::Packet;
 use crate::service::{Owner, Takes, protocol_number};
 
 /// What steers a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// Conntrack holds the flow.
     Conntrack,
@@ -29,8 +27,22 @@ pub enum Reason {
     NoBackend,
 }
 
+impl Reason {
+    /// In one word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Conntrack => "conntrack",
+            Self::Maglev => "maglev",
+            Self::Moved => "moved",
+            Self::NoService => "no_service",
+            Self::NoBackend => "no_backend",
+        }
+    }
+}
+
 /// What is known of a flow.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// The service, if the destination is one's.
     pub service: Option<String>,
@@ -82,9 +94,10 @@ impl<S: BufferSource> Control<S> {
         let Owner::Forward(number) = services.owner(&packet) else {
             return nothing(Reason::NoService);
         };
-        let (Some(service), Some(model)) =
-            (services.get(number), self.pool.services.get(number as usize))
-        else {
+        let (Some(service), Some(model)) = (
+            services.get(number),
+            self.pool.services.get(number as usize),
+        ) else {
             return nothing(Reason::NoService);
         };
         let hash = self.hash(&packet);
@@ -95,15 +108,25 @@ impl<S: BufferSource> Control<S> {
         let (number, reason) = match kept {
             Some((_, held)) => (Some(held.backend()), Reason::Conntrack),
             None => {
-                let reason = if found.is_some() { Reason::Moved } else { Reason::Maglev };
+                let reason = if found.is_some() {
+                    Reason::Moved
+                } else {
+                    Reason::Maglev
+                };
                 (service.choose(hash), reason)
             }
         };
-        let backend = number.and_then(|number| self.book.backend(number)).map(|(_, name)| name);
+        let backend = number
+            .and_then(|number| self.book.backend(number))
+            .map(|(_, name)| name);
         Explanation {
             service: Some(model.name.clone()),
             backend: backend.map(str::to_owned),
-            reason: if backend.is_some() { reason } else { Reason::NoBackend },
+            reason: if backend.is_some() {
+                reason
+            } else {
+                Reason::NoBackend
+            },
             worker: found.map(|(worker, _)| worker),
             state: found.map(|(_, held)| state_name(held.state())),
             idle_ms: found.map(|(_, held)| now.since(held.seen())),
@@ -120,7 +143,13 @@ impl<S: BufferSource> Control<S> {
     }
 
     fn hash(&self, packet: &Packet) -> FlowHash {
-        let Packet { source, destination, ports, protocol, .. } = *packet;
+        let Packet {
+            source,
+            destination,
+            ports,
+            protocol,
+            ..
+        } = *packet;
         match packet.version {
             Version::V4 => self.hasher.ipv4(source, destination, ports, protocol),
             Version::V6 => self.hasher.ipv6(source, destination, ports, protocol),

@@ -12,7 +12,7 @@ pub mod lookup;
 pub mod neighbours;
 pub mod netstack;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +24,8 @@ use weir_engine::wire::ethernet::{self, MacAddr};
 use weir_shm::counters::{self, DropReason};
 use weir_shm::model::{self, Admin, Pool};
 
-use crate::adjacency::{Adjacency, Egress, Neighbour};
 use crate::address::Version;
+use crate::adjacency::{Adjacency, Egress, Neighbour};
 use crate::config::Config;
 use crate::conntrack::ConntrackReader;
 use crate::flow::FlowHasher;
@@ -80,6 +80,8 @@ pub struct Control<S: BufferSource> {
     pool: Pool,
     neighbours: Neighbours<S::Buffer>,
     publisher: Publisher<Snapshot>,
+    /// Published versions and the generation of each, oldest first.
+    versions: VecDeque<(u64, u64)>,
     counters: CounterWriter,
     tables: Vec<ConntrackReader>,
     drains: BTreeMap<(String, String), Drain>,
@@ -105,18 +107,36 @@ impl<S: BufferSource> Control<S> {
         let own = own_addresses(&config, &facts);
         let mut neighbours = Neighbours::default();
         for (address, mac) in &config.neighbours {
-            for (port, _) in (0u16..).zip(&config.ports).filter(|(_, port)| port.connects(*address)) {
-                neighbours.set_static(Neighbour { port, address: *address }, *mac);
+            for (port, _) in (0u16..)
+                .zip(&config.ports)
+                .filter(|(_, port)| port.connects(*address))
+            {
+                neighbours.set_static(
+                    Neighbour {
+                        port,
+                        address: *address,
+                    },
+                    *mac,
+                );
             }
         }
         let pool = config.pool.clone();
         let mut book = Book::default();
         let services = book_services(
-            &mut book, &mut neighbours, &config, &own, 1, &pool, &HashSet::new(),
+            &mut book,
+            &mut neighbours,
+            &config,
+            &own,
+            1,
+            &pool,
+            &HashSet::new(),
         )?;
         let adjacency = adjacency(&config, &facts, &mut neighbours);
         neighbours.take_changed();
-        let snapshot = Snapshot { services: Arc::new(services), adjacency: Arc::new(adjacency) };
+        let snapshot = Snapshot {
+            services: Arc::new(services),
+            adjacency: Arc::new(adjacency),
+        };
         let (publisher, readers) = Publisher::new(snapshot, workers);
         let control = Self {
             config,
@@ -127,6 +147,7 @@ impl<S: BufferSource> Control<S> {
             book,
             pool,
             neighbours,
+            versions: VecDeque::from([(publisher.version(), 1)]),
             publisher,
             counters,
             tables: Vec::new(),
@@ -181,9 +202,41 @@ impl<S: BufferSource> Control<S> {
         &self.publisher
     }
 
+    fn publish(&mut self, services: Arc<Services>, adjacency: Arc<Adjacency>) {
+        let generation = services.generation;
+        let version = self.publisher.publish(Snapshot {
+            services,
+            adjacency,
+        });
+        self.versions.push_back((version, generation));
+    }
+
+    /// The generation that a worker runs; zero before its first round.
+    #[must_use]
+    pub fn acknowledged(&self, worker: usize) -> u64 {
+        let seen = self.publisher.seen(worker);
+        let versions = self.versions.iter().rev();
+        versions
+            .copied()
+            .find(|(version, _)| *version <= seen)
+            .map_or(0, |(_, it)| it)
+    }
+
     /// Frees what no worker reads any more.
     pub fn reclaim(&mut self) {
+        if self.publisher.waiting() == 0 {
+            return;
+        }
         self.publisher.reclaim();
+        // One version that everybody has is enough to look back on.
+        let oldest = (0..self.tables.len())
+            .map(|worker| self.publisher.seen(worker))
+            .min();
+        while let (Some(oldest), Some((next, _))) = (oldest, self.versions.get(1))
+            && *next <= oldest
+        {
+            self.versions.pop_front();
+        }
     }
 
     /// The control core's own counters.
@@ -207,11 +260,17 @@ impl<S: BufferSource> Control<S> {
     /// # Errors
     /// Why not; what was in force stays so.
     pub fn apply(&mut self, now: Nanos, generation: u64, pool: Pool) -> Result<(), Refusal> {
-        pool.validate().map_err(|problem| Refusal::Invalid(problem.to_string()))?;
-        self.config.check_reach(&pool).map_err(|problem| Refusal::Invalid(problem.to_string()))?;
+        pool.validate()
+            .map_err(|problem| Refusal::Invalid(problem.to_string()))?;
+        self.config
+            .check_reach(&pool)
+            .map_err(|problem| Refusal::Invalid(problem.to_string()))?;
         let drains = follow_drains(now, &pool, &self.drains);
-        let drained: HashSet<(String, String)> =
-            drains.iter().filter(|(_, drain)| drain.due <= now).map(|(who, _)| who.clone()).collect();
+        let drained: HashSet<(String, String)> = drains
+            .iter()
+            .filter(|(_, drain)| drain.due <= now)
+            .map(|(who, _)| who.clone())
+            .collect();
         self.put_in_force(generation, &pool, &drained)?;
         self.pool = pool;
         self.drains = drains;
@@ -226,12 +285,17 @@ impl<S: BufferSource> Control<S> {
         drained: &HashSet<(String, String)>,
     ) -> Result<(), Refusal> {
         let services = book_services(
-            &mut self.book, &mut self.neighbours, &self.config, &self.own, generation, pool, drained,
+            &mut self.book,
+            &mut self.neighbours,
+            &self.config,
+            &self.own,
+            generation,
+            pool,
+            drained,
         )?;
         let adjacency = adjacency(&self.config, &self.facts, &mut self.neighbours);
         self.neighbours.take_changed();
-        self.publisher
-            .publish(Snapshot { services: Arc::new(services), adjacency: Arc::new(adjacency) });
+        self.publish(Arc::new(services), Arc::new(adjacency));
         Ok(())
     }
 
@@ -254,18 +318,33 @@ impl<S: BufferSource> Control<S> {
         })?;
         let mut of_use = false;
         if let Some(learned) = heard.learned
-            && self.config.ports.get(usize::from(port)).is_some_and(|own| own.connects(learned.address))
+            && self
+                .config
+                .ports
+                .get(usize::from(port))
+                .is_some_and(|own| own.connects(learned.address))
         {
-            let neighbour = Neighbour { port, address: learned.address };
+            let neighbour = Neighbour {
+                port,
+                address: learned.address,
+            };
             of_use = self.neighbours.learn(
-                now, neighbour, learned.mac, learned.directed, &mut self.actions,
+                now,
+                neighbour,
+                learned.mac,
+                learned.directed,
+                &mut self.actions,
             );
             self.act();
         }
         match heard.reply {
             Some(reply) => {
                 let frame = self.source.copy_from(&reply).ok_or(DropReason::NoBuffer)?;
-                self.outbox.push(Outgoing { port, frame, balanced: false });
+                self.outbox.push(Outgoing {
+                    port,
+                    frame,
+                    balanced: false,
+                });
                 Ok(())
             }
             None if of_use => Ok(()),
@@ -275,7 +354,8 @@ impl<S: BufferSource> Control<S> {
 
     /// A worker has a packet for a neighbour that is not resolved.
     pub fn hold(&mut self, now: Nanos, neighbour: Neighbour, frame: S::Buffer) {
-        self.neighbours.hold(now, neighbour, frame, &mut self.actions);
+        self.neighbours
+            .hold(now, neighbour, frame, &mut self.actions);
         self.act();
         self.publish_neighbours();
     }
@@ -291,8 +371,14 @@ impl<S: BufferSource> Control<S> {
     /// When something is due next.
     #[must_use]
     pub fn next_due(&self) -> Option<Nanos> {
-        let drains = self.drains.iter().filter(|(who, _)| !self.drained.contains(*who));
-        drains.map(|(_, drain)| drain.due).chain(self.neighbours.next_due()).min()
+        let drains = self
+            .drains
+            .iter()
+            .filter(|(who, _)| !self.drained.contains(*who));
+        drains
+            .map(|(_, drain)| drain.due)
+            .chain(self.neighbours.next_due())
+            .min()
     }
 
     /// At the end of a run: packets that still wait are dropped with their reason.
@@ -331,7 +417,11 @@ impl<S: BufferSource> Control<S> {
                     if let Some(destination) = frame.data_mut().first_chunk_mut::<6>() {
                         *destination = mac.0;
                     }
-                    self.outbox.push(Outgoing { port: neighbour.port, frame, balanced: true });
+                    self.outbox.push(Outgoing {
+                        port: neighbour.port,
+                        frame,
+                        balanced: true,
+                    });
                 }
                 Action::Drop(reason, frame) => {
                     self.counters.add(counters::drop_index(reason), 1);
@@ -359,7 +449,11 @@ impl<S: BufferSource> Control<S> {
             _ => return,
         };
         if let Some(frame) = self.source.copy_from(&request) {
-            self.outbox.push(Outgoing { port: neighbour.port, frame, balanced: false });
+            self.outbox.push(Outgoing {
+                port: neighbour.port,
+                frame,
+                balanced: false,
+            });
         }
     }
 
@@ -370,7 +464,7 @@ impl<S: BufferSource> Control<S> {
         }
         let services = Arc::clone(&self.publisher.current().services);
         let adjacency = Arc::new(adjacency(&self.config, &self.facts, &mut self.neighbours));
-        self.publisher.publish(Snapshot { services, adjacency });
+        self.publish(services, adjacency);
     }
 
     /// The services in force.
@@ -382,7 +476,8 @@ impl<S: BufferSource> Control<S> {
     /// Whether a backend's drain has run out.
     #[must_use]
     pub fn is_drained(&self, service: &str, backend: &str) -> bool {
-        self.drained.contains(&(service.to_owned(), backend.to_owned()))
+        self.drained
+            .contains(&(service.to_owned(), backend.to_owned()))
     }
 }
 
@@ -426,7 +521,9 @@ fn book_services(
     let own: Vec<IpAddr> = own.iter().flatten().copied().collect();
     let hop = |_: &model::Service, backend: &model::Backend| {
         // Reach was checked; an address without a next hop gets a number that no hop has.
-        config.next_hop(backend.address).map_or(u32::MAX, |hop| neighbours.number(hop))
+        config
+            .next_hop(backend.address)
+            .map_or(u32::MAX, |hop| neighbours.number(hop))
     };
     Ok(book.services(generation, pool, drained, &own, hop)?)
 }
@@ -440,7 +537,11 @@ fn adjacency(
         .ports
         .iter()
         .zip(facts)
-        .map(|(port, facts)| Egress { mac: facts.mac, vlan: port.vlan, mtu: facts.mtu })
+        .map(|(port, facts)| Egress {
+            mac: facts.mac,
+            vlan: port.vlan,
+            mtu: facts.mtu,
+        })
         .collect();
     let routes = config.routes_with(|neighbour| neighbours.number(neighbour));
     Adjacency::new(ports, routes, neighbours.hops().list())
@@ -454,7 +555,11 @@ fn own_addresses(config: &Config, facts: &[PortFacts]) -> Vec<Vec<IpAddr>> {
         .iter()
         .zip(facts)
         .map(|(port, facts)| {
-            let mut own: Vec<IpAddr> = port.addresses.iter().map(|network| network.address).collect();
+            let mut own: Vec<IpAddr> = port
+                .addresses
+                .iter()
+                .map(|network| network.address)
+                .collect();
             if own.iter().any(IpAddr::is_ipv6) {
                 own.push(link_local(facts.mac).into());
             }
@@ -467,7 +572,24 @@ fn own_addresses(config: &Config, facts: &[PortFacts]) -> Vec<Vec<IpAddr>> {
 #[must_use]
 pub const fn link_local(mac: MacAddr) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.0;
-    Ipv6Addr::from_octets([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    Ipv6Addr::from_octets([
+        0xfe,
+        0x80,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        a ^ 2,
+        b,
+        c,
+        0xff,
+        0xfe,
+        d,
+        e,
+        f,
+    ])
 }
 
 /// The largest frame that the control core makes or answers, in bytes.

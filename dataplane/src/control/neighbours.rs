@@ -125,7 +125,11 @@ impl<B> Neighbours<B> {
     /// Sets a neighbour from the configuration.
     pub fn set_static(&mut self, neighbour: Neighbour, mac: MacAddr) {
         self.changed |= self.hops.set(neighbour, Some(mac));
-        let entry = Entry { state: State::Static, due: None, waiting: VecDeque::new() };
+        let entry = Entry {
+            state: State::Static,
+            due: None,
+            waiting: VecDeque::new(),
+        };
         self.entries.insert(neighbour, entry);
     }
 
@@ -146,7 +150,11 @@ impl<B> Neighbours<B> {
         let entry = self.entries.entry(neighbour).or_insert_with(|| {
             act.push(Action::Ask(neighbour, None));
             let due = Some(now + nanos(RETRY));
-            Entry { state: State::Resolving { attempts: 1 }, due, waiting: VecDeque::new() }
+            Entry {
+                state: State::Resolving { attempts: 1 },
+                due,
+                waiting: VecDeque::new(),
+            }
         });
         if entry.waiting.len() >= HELD_EACH {
             act.push(Action::Drop(DropReason::HoldQueueFull, packet));
@@ -182,7 +190,11 @@ impl<B> Neighbours<B> {
         let Some(entry) = self.entries.get_mut(&neighbour) else {
             if directed && room {
                 let due = Some(now + nanos(FORGET));
-                let entry = Entry { state: State::Overheard, due, waiting: VecDeque::new() };
+                let entry = Entry {
+                    state: State::Overheard,
+                    due,
+                    waiting: VecDeque::new(),
+                };
                 self.entries.insert(neighbour, entry);
                 self.changed |= self.hops.set(neighbour, Some(mac));
                 self.find_next_due();
@@ -199,7 +211,12 @@ impl<B> Neighbours<B> {
         entry.state = state;
         entry.due = Some(now + nanos(wait));
         self.held -= entry.waiting.len();
-        act.extend(entry.waiting.drain(..).map(|packet| Action::Release(neighbour, mac, packet)));
+        act.extend(
+            entry
+                .waiting
+                .drain(..)
+                .map(|packet| Action::Release(neighbour, mac, packet)),
+        );
         self.changed |= self.hops.set(neighbour, Some(mac));
         self.find_next_due();
         true
@@ -218,7 +235,9 @@ impl<B> Neighbours<B> {
             match entry.state {
                 State::Static => {}
                 State::Resolving { attempts } if attempts < ATTEMPTS => {
-                    entry.state = State::Resolving { attempts: attempts + 1 };
+                    entry.state = State::Resolving {
+                        attempts: attempts + 1,
+                    };
                     entry.due = Some(now + nanos(RETRY));
                     act.push(Action::Ask(*neighbour, None));
                 }
@@ -238,7 +257,9 @@ impl<B> Neighbours<B> {
                     act.push(Action::Ask(*neighbour, self.hops.mac(neighbour)));
                 }
                 State::Checking { attempts } if attempts < ATTEMPTS => {
-                    entry.state = State::Checking { attempts: attempts + 1 };
+                    entry.state = State::Checking {
+                        attempts: attempts + 1,
+                    };
                     entry.due = Some(now + nanos(RETRY));
                     // The last check asks everybody: the neighbour may have a new MAC.
                     let known = self.hops.mac(neighbour).filter(|_| attempts + 1 < ATTEMPTS);
@@ -286,11 +307,17 @@ mod tests {
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
     fn backend() -> Neighbour {
-        Neighbour { port: 0, address: "10.0.0.11".parse().unwrap() }
+        Neighbour {
+            port: 0,
+            address: "10.0.0.11".parse().unwrap(),
+        }
     }
 
     fn asks(actions: &[Action<u32>]) -> usize {
-        actions.iter().filter(|action| matches!(action, Action::Ask(..))).count()
+        actions
+            .iter()
+            .filter(|action| matches!(action, Action::Ask(..)))
+            .count()
     }
 
     fn released(actions: &[Action<u32>]) -> Vec<u32> {
@@ -304,7 +331,10 @@ mod tests {
     }
 
     fn dropped(actions: &[Action<u32>]) -> usize {
-        actions.iter().filter(|action| matches!(action, Action::Drop(..))).count()
+        actions
+            .iter()
+            .filter(|action| matches!(action, Action::Drop(..)))
+            .count()
     }
 
     #[test]
@@ -375,7 +405,10 @@ mod tests {
     fn one_that_only_spoke_to_us_is_forgotten() {
         let mut neighbours = Neighbours::<u32>::default();
         let mut act = Vec::new();
-        assert!(!neighbours.learn(0, backend(), MAC, false, &mut act), "gossip teaches nothing new");
+        assert!(
+            !neighbours.learn(0, backend(), MAC, false, &mut act),
+            "gossip teaches nothing new"
+        );
         assert!(neighbours.learn(0, backend(), MAC, true, &mut act));
         neighbours.tick(60 * SECOND, &mut act);
         assert_eq!((act.len(), neighbours.hops().mac(&backend())), (0, None));

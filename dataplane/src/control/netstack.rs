@@ -79,12 +79,24 @@ impl<'a> Link<'a> {
         let peer = ethernet::source(header);
         let kind = ethertype(header);
         if kind != ethertype::VLAN {
-            return Some(Self { mac, peer, tag: None, ethertype: kind, payload });
+            return Some(Self {
+                mac,
+                peer,
+                tag: None,
+                ethertype: kind,
+                payload,
+            });
         }
         let (rest, payload) = payload.split_first_chunk::<4>()?;
         let tag = Some([header[12], header[13], rest[0], rest[1]]);
         let kind = u16::from_be_bytes([rest[2], rest[3]]);
-        Some(Self { mac, peer, tag, ethertype: kind, payload })
+        Some(Self {
+            mac,
+            peer,
+            tag,
+            ethertype: kind,
+            payload,
+        })
     }
 
     /// A frame back to where this one came from, with the same tag.
@@ -158,11 +170,20 @@ fn hear_arp(link: &Link<'_>, local: impl Fn(IpAddr) -> bool) -> Result<Heard, Dr
             let reply = link.reply(ethertype::ARP, repr.buffer_len(), |bytes| {
                 repr.emit(&mut ArpPacket::new_unchecked(bytes));
             });
-            Ok(Heard { learned, reply: Some(reply) })
+            Ok(Heard {
+                learned,
+                reply: Some(reply),
+            })
         }
-        ArpOperation::Reply if for_us => Ok(Heard { learned, reply: None }),
+        ArpOperation::Reply if for_us => Ok(Heard {
+            learned,
+            reply: None,
+        }),
         // Gratuitous: somebody tells everybody where it is now (RFC 5227, section 3).
-        _ if source_protocol_addr == target_protocol_addr => Ok(Heard { learned, reply: None }),
+        _ if source_protocol_addr == target_protocol_addr => Ok(Heard {
+            learned,
+            reply: None,
+        }),
         _ => Err(DropReason::ArpNotOurs),
     }
 }
@@ -173,18 +194,27 @@ fn hear_ipv4(link: &Link<'_>, local: impl Fn(IpAddr) -> bool) -> Result<Heard, D
         return Err(DropReason::NotOurs);
     }
     let checksums = ChecksumCapabilities::default();
-    let icmp = Icmpv4Packet::new_checked(packet.payload()).map_err(|_| DropReason::IcmpMalformed)?;
+    let icmp =
+        Icmpv4Packet::new_checked(packet.payload()).map_err(|_| DropReason::IcmpMalformed)?;
     if !icmp.verify_checksum() {
         return Err(DropReason::IcmpMalformed);
     }
     if icmp.msg_type() != Icmpv4Message::EchoRequest {
         return Err(DropReason::IcmpUnsupported);
     }
-    let Ok(Icmpv4Repr::EchoRequest { ident, seq_no, data }) = Icmpv4Repr::parse(&icmp, &checksums)
+    let Ok(Icmpv4Repr::EchoRequest {
+        ident,
+        seq_no,
+        data,
+    }) = Icmpv4Repr::parse(&icmp, &checksums)
     else {
         return Err(DropReason::IcmpMalformed);
     };
-    let answer = Icmpv4Repr::EchoReply { ident, seq_no, data };
+    let answer = Icmpv4Repr::EchoReply {
+        ident,
+        seq_no,
+        data,
+    };
     let header = Ipv4Repr {
         src_addr: packet.dst_addr(),
         dst_addr: packet.src_addr(),
@@ -200,7 +230,10 @@ fn hear_ipv4(link: &Link<'_>, local: impl Fn(IpAddr) -> bool) -> Result<Heard, D
         let mut packet = Ipv4Packet::new_unchecked(head);
         header.emit(&mut packet, &checksums);
     });
-    Ok(Heard { learned: None, reply: Some(reply) })
+    Ok(Heard {
+        learned: None,
+        reply: Some(reply),
+    })
 }
 
 fn hear_ipv6(link: &Link<'_>, local: impl Fn(IpAddr) -> bool) -> Result<Heard, DropReason> {
@@ -210,21 +243,32 @@ fn hear_ipv6(link: &Link<'_>, local: impl Fn(IpAddr) -> bool) -> Result<Heard, D
     }
     let (source, destination) = (packet.src_addr(), packet.dst_addr());
     let checksums = ChecksumCapabilities::default();
-    let icmp = Icmpv6Packet::new_checked(packet.payload()).map_err(|_| DropReason::IcmpMalformed)?;
+    let icmp =
+        Icmpv6Packet::new_checked(packet.payload()).map_err(|_| DropReason::IcmpMalformed)?;
     if !icmp.verify_checksum(&source, &destination) {
         return Err(DropReason::IcmpMalformed);
     }
     let kind = icmp.msg_type();
     match kind {
         Icmpv6Message::EchoRequest if local(destination.into()) => {
-            let Ok(Icmpv6Repr::EchoRequest { ident, seq_no, data }) =
-                Icmpv6Repr::parse(&source, &destination, &icmp, &checksums)
+            let Ok(Icmpv6Repr::EchoRequest {
+                ident,
+                seq_no,
+                data,
+            }) = Icmpv6Repr::parse(&source, &destination, &icmp, &checksums)
             else {
                 return Err(DropReason::IcmpMalformed);
             };
-            let answer = Icmpv6Repr::EchoReply { ident, seq_no, data };
+            let answer = Icmpv6Repr::EchoReply {
+                ident,
+                seq_no,
+                data,
+            };
             let reply = link.reply_icmpv6(destination, source, TTL, &answer);
-            Ok(Heard { learned: None, reply: Some(reply) })
+            Ok(Heard {
+                learned: None,
+                reply: Some(reply),
+            })
         }
         Icmpv6Message::NeighborSolicit | Icmpv6Message::NeighborAdvert => {
             if packet.hop_limit() != NDP_HOP_LIMIT || icmp.msg_code() != 0 {
@@ -250,20 +294,30 @@ fn hear_ndp(
     local: impl Fn(IpAddr) -> bool,
 ) -> Result<Heard, DropReason> {
     match *message {
-        NdiscRepr::NeighborSolicit { target_addr, lladdr } => {
+        NdiscRepr::NeighborSolicit {
+            target_addr,
+            lladdr,
+        } => {
             if !local(target_addr.into()) {
                 return Err(DropReason::NdpNotOurs);
             }
             let learned = (!source.is_unspecified())
                 .then(|| mac_of(lladdr))
                 .flatten()
-                .map(|mac| Learned { address: source.into(), mac, directed: true });
+                .map(|mac| Learned {
+                    address: source.into(),
+                    mac,
+                    directed: true,
+                });
             // A probe for a duplicate comes from nobody and is answered to everybody (RFC 4861,
             // section 7.2.4).
             let (to, flags) = if source.is_unspecified() {
                 (ALL_NODES, NdiscNeighborFlags::OVERRIDE)
             } else {
-                (source, NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::OVERRIDE)
+                (
+                    source,
+                    NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::OVERRIDE,
+                )
             };
             let answer = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
                 flags,
@@ -271,9 +325,16 @@ fn hear_ndp(
                 lladdr: Some(RawHardwareAddress::from_bytes(&link.mac.0)),
             });
             let reply = link.reply_icmpv6(target_addr, to, NDP_HOP_LIMIT, &answer);
-            Ok(Heard { learned, reply: Some(reply) })
+            Ok(Heard {
+                learned,
+                reply: Some(reply),
+            })
         }
-        NdiscRepr::NeighborAdvert { flags, target_addr, lladdr } => {
+        NdiscRepr::NeighborAdvert {
+            flags,
+            target_addr,
+            lladdr,
+        } => {
             if local(target_addr.into()) {
                 return Err(DropReason::NdpNotOurs);
             }
@@ -282,8 +343,15 @@ fn hear_ndp(
                 return Err(DropReason::NdpMalformed);
             }
             let directed = flags.contains(NdiscNeighborFlags::SOLICITED);
-            let learned = Learned { address: target_addr.into(), mac, directed };
-            Ok(Heard { learned: Some(learned), reply: None })
+            let learned = Learned {
+                address: target_addr.into(),
+                mac,
+                directed,
+            };
+            Ok(Heard {
+                learned: Some(learned),
+                reply: None,
+            })
         }
         _ => Err(DropReason::NdpNotOurs),
     }
@@ -291,7 +359,11 @@ fn hear_ndp(
 
 fn mac_of(address: Option<RawHardwareAddress>) -> Option<MacAddr> {
     let address = address?;
-    address.as_bytes().first_chunk::<6>().map(|octets| MacAddr(*octets)).filter(|mac| !mac.is_multicast())
+    address
+        .as_bytes()
+        .first_chunk::<6>()
+        .map(|octets| MacAddr(*octets))
+        .filter(|mac| !mac.is_multicast())
 }
 
 impl Link<'_> {
@@ -307,7 +379,14 @@ impl Link<'_> {
         } else {
             self.peer
         };
-        icmpv6(to, self.mac, self.tag, (source, destination), hop_limit, answer)
+        icmpv6(
+            to,
+            self.mac,
+            self.tag,
+            (source, destination),
+            hop_limit,
+            answer,
+        )
     }
 }
 
@@ -331,7 +410,12 @@ fn icmpv6(
         let (head, body) = bytes.split_at_mut(header.buffer_len());
         header.emit(&mut Ipv6Packet::new_unchecked(head));
         let mut packet = Icmpv6Packet::new_unchecked(body);
-        message.emit(&source, &destination, &mut packet, &ChecksumCapabilities::default());
+        message.emit(
+            &source,
+            &destination,
+            &mut packet,
+            &ChecksumCapabilities::default(),
+        );
     })
 }
 
@@ -353,9 +437,16 @@ pub fn arp_request(
         target_protocol_addr: target,
     };
     let to = known.unwrap_or(MacAddr::BROADCAST);
-    build(to, mac, tag_of(vlan), ethertype::ARP, repr.buffer_len(), |bytes| {
-        repr.emit(&mut ArpPacket::new_unchecked(bytes));
-    })
+    build(
+        to,
+        mac,
+        tag_of(vlan),
+        ethertype::ARP,
+        repr.buffer_len(),
+        |bytes| {
+            repr.emit(&mut ArpPacket::new_unchecked(bytes));
+        },
+    )
 }
 
 /// A neighbour solicitation for `target`, to its solicited-node group (RFC 4291, section 2.7.1), or
@@ -378,5 +469,12 @@ pub fn neighbour_solicitation(
         target_addr: target,
         lladdr: Some(RawHardwareAddress::from_bytes(&mac.0)),
     });
-    icmpv6(to, mac, tag_of(vlan), (source, destination), NDP_HOP_LIMIT, &message)
+    icmpv6(
+        to,
+        mac,
+        tag_of(vlan),
+        (source, destination),
+        NDP_HOP_LIMIT,
+        &message,
+    )
 }

@@ -5,6 +5,7 @@
 //! workers. Then the main thread becomes the control core until SIGTERM or SIGINT. Stop: workers
 //! empty their queues, devices are closed, every buffer is home, the segment stays readable.
 
+mod answers;
 mod operator;
 mod worker;
 
@@ -46,7 +47,7 @@ const BUFFERS_PER_MB: u32 = 300;
 pub enum DaemonError {
     /// The segment cannot be had.
     #[error(transparent)]
-    Segment(#[from] weir_shm::segment::ShmError),
+    Segment(#[from] weir_shm::server::CreateError),
     /// DPDK does not start.
     #[error(transparent)]
     Eal(#[from] EalError),
@@ -141,19 +142,33 @@ fn balance(
     let hasher = FlowHasher::new(key);
     let facts = ports
         .iter()
-        .map(|port| PortFacts { mac: MacAddr(port.mac()), filter: true, mtu: port.mtu() })
+        .map(|port| PortFacts {
+            mac: MacAddr(port.mac()),
+            filter: true,
+            mtu: port.mtu(),
+        })
         .collect();
     let (own, own_counters) = counters(layout::BLOCK)?;
     let count = config.engine.workers.len();
     let source = pools.any.clone();
-    let (mut control, readers) =
-        Control::new(Arc::clone(config), facts, hasher.clone(), source, own, count)?;
+    let (mut control, readers) = Control::new(
+        Arc::clone(config),
+        facts,
+        hasher.clone(),
+        source,
+        own,
+        count,
+    )?;
 
     let mut queues: Vec<Vec<PortQueues>> = (0..count).map(|_| Vec::new()).collect();
     for (number, port) in (0u16..).zip(&mut ports) {
         let taken = port.take_queues().unwrap_or_default();
         for (worker, queue) in queues.iter_mut().zip(taken) {
-            worker.push(PortQueues { number, rx: queue.rx, tx: queue.tx });
+            worker.push(PortQueues {
+                number,
+                rx: queue.rx,
+                tx: queue.tx,
+            });
         }
     }
     let mode = match config.engine.idle {
@@ -175,8 +190,17 @@ fn balance(
         let pipeline = Pipeline::new(control.accepts(), hasher.clone(), conntrack, writer);
         // The first worker also sends for the control core; the others get an empty queue.
         let from_control = from_control.take().unwrap_or_else(|| ring::ring(1).1);
-        let links = Links { to_control: to_control.clone(), from_control };
-        prepared.push(worker::Worker::new(pipeline, snapshot, queues, links, idle::Idle::new(mode)));
+        let links = Links {
+            to_control: to_control.clone(),
+            from_control,
+        };
+        prepared.push(worker::Worker::new(
+            pipeline,
+            snapshot,
+            queues,
+            links,
+            idle::Idle::new(mode),
+        ));
     }
     control.watch(tables);
     blocks.push(own_counters);
@@ -184,7 +208,9 @@ fn balance(
     let mut workers = Vec::new();
     for (number, (worker, core)) in prepared.into_iter().zip(&config.engine.workers).enumerate() {
         let name = format!("weir-worker-{number}");
-        workers.push(Worker::spawn_registered(eal, &name, *core, move |stop| worker.run(&stop))?);
+        workers.push(Worker::spawn_registered(eal, &name, *core, move |stop| {
+            worker.run(&stop)
+        })?);
     }
     for port in &ports {
         log(format_args!(
@@ -201,7 +227,7 @@ fn balance(
         ));
     }
     drop(to_control);
-    let state = operator::Running {
+    let running = operator::Running {
         control,
         ports,
         blocks,
@@ -209,11 +235,32 @@ fn balance(
         to_worker,
         stop: Arc::clone(stop),
     };
-    let (ports, ended) = operator.run(eal, config, state, workers)?;
-    drop(ports);
-    ended?;
-    let missing = pools.missing();
-    if missing > 0 { Err(DaemonError::BuffersMissing(missing)) } else { Ok(()) }
+    control_core(config, eal, operator, running, workers)?;
+    match pools.missing() {
+        0 => Ok(()),
+        missing => Err(DaemonError::BuffersMissing(missing)),
+    }
+}
+
+/// Runs the control core on its own core until it is told to stop, then stops the workers, takes
+/// what they left, and closes the devices.
+fn control_core(
+    config: &Config,
+    eal: &Eal,
+    mut operator: Operator,
+    mut running: operator::Running,
+    workers: Vec<Worker<()>>,
+) -> Result<(), DaemonError> {
+    let core = config.engine.control_core;
+    let control = Worker::spawn_registered(eal, "weir-control", core, move |_| {
+        operator.run(&mut running, || workers.iter().any(Worker::is_finished));
+        workers.iter().for_each(Worker::stop);
+        let ended: Result<Vec<()>, WorkerError> = workers.into_iter().map(Worker::join).collect();
+        operator.finish(&mut running);
+        ended
+    })?;
+    control.join()??;
+    Ok(())
 }
 
 /// A pool on each NUMA node that has a port.
@@ -226,7 +273,9 @@ impl Pools {
     fn new(config: &Config, eal: &Eal) -> Result<Self, DaemonError> {
         let mut nodes: HashMap<Option<u32>, u32> = HashMap::new();
         for port in &config.ports {
-            *nodes.entry(Port::numa_node_of(eal, port.device.as_str())?).or_default() += 1;
+            *nodes
+                .entry(Port::numa_node_of(eal, port.device.as_str())?)
+                .or_default() += 1;
         }
         let workers = config.engine.workers.len() as u32;
         let mut by_node = HashMap::new();
@@ -236,7 +285,12 @@ impl Pools {
                 + workers * 1_024
                 + (RING + HELD_IN_ALL) as u32;
             let given = config.engine.memory_mb.unwrap_or(0) / nodes.len() as u32 * BUFFERS_PER_MB;
-            let mtu = config.ports.iter().filter_map(|port| port.mtu).max().unwrap_or(0);
+            let mtu = config
+                .ports
+                .iter()
+                .filter_map(|port| port.mtu)
+                .max()
+                .unwrap_or(0);
             let pool = MempoolConfig {
                 name: format!("weir{index}"),
                 buffers: needed.max(given),

@@ -65,7 +65,9 @@ impl Leaving {
     /// Hot: sends what waits for a port; what the device does not take is freed.
     #[inline]
     fn flush(&mut self, port: usize) {
-        let Some(out) = self.ports.get_mut(port) else { return };
+        let Some(out) = self.ports.get_mut(port) else {
+            return;
+        };
         if out.frames.is_empty() {
             return;
         }
@@ -88,7 +90,10 @@ impl Leaving {
             (counters::FORWARDED, &mut self.sent),
             (counters::FORWARDED_BYTES, &mut self.sent_bytes),
             (counters::drop_index(DropReason::TxFull), &mut self.refused),
-            (counters::drop_index(DropReason::ControlQueueFull), &mut self.control_full),
+            (
+                counters::drop_index(DropReason::ControlQueueFull),
+                &mut self.control_full,
+            ),
         ] {
             if *amount > 0 {
                 counters.add(counter, *amount);
@@ -108,7 +113,9 @@ impl Sink<Mbuf> for Leaving {
     #[inline]
     fn send(&mut self, port: u16, frame: Mbuf) {
         let index = usize::from(port);
-        let Some(out) = self.ports.get_mut(index) else { return };
+        let Some(out) = self.ports.get_mut(index) else {
+            return;
+        };
         self.sent_bytes += weir_engine::buffer::Buffer::len(&frame) as u64;
         if let Err(full) = out.frames.try_push(frame) {
             self.flush(index);
@@ -161,7 +168,11 @@ impl Worker {
         let mut ports = Vec::new();
         for PortQueues { number, rx, tx } in queues {
             receiving.push((number, rx));
-            ports.push(Out { number, tx, frames: ArrayVec::new() });
+            ports.push(Out {
+                number,
+                tx,
+                frames: ArrayVec::new(),
+            });
         }
         let leaving = Leaving {
             ports,
@@ -205,7 +216,8 @@ impl Worker {
             let count = rx.receive(&mut burst);
             if count > 0 {
                 received += count;
-                self.pipeline.process(snapshot, now, *port, &mut burst, &mut self.leaving);
+                self.pipeline
+                    .process(snapshot, now, *port, &mut burst, &mut self.leaving);
             }
         }
         if received > 0 {
@@ -227,8 +239,11 @@ impl Worker {
         let mut count = 0;
         for outgoing in self.from_control.drain(BURST) {
             count += 1;
-            let Some(out) =
-                self.leaving.ports.iter_mut().find(|out| out.number == outgoing.port)
+            let Some(out) = self
+                .leaving
+                .ports
+                .iter_mut()
+                .find(|out| out.number == outgoing.port)
             else {
                 continue;
             };

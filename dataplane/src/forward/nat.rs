@@ -26,7 +26,13 @@ enum End {
 /// [`DropReason::IpTtl`] where the packet may travel no further.
 #[inline]
 pub fn to_backend(frame: &mut [u8], packet: &Packet, backend: &Backend) -> Result<(), DropReason> {
-    translate(frame, packet, End::Destination, backend.address, backend.port)
+    translate(
+        frame,
+        packet,
+        End::Destination,
+        backend.address,
+        backend.port,
+    )
 }
 
 /// Hot: a backend's answer, from the VIP of `service`.
@@ -54,7 +60,9 @@ fn translate(
     let (network, transport) = (usize::from(packet.network), usize::from(packet.transport));
     let delta = match packet.version {
         Version::V4 => {
-            let header = frame.get_mut(network..).and_then(|rest| rest.first_chunk_mut());
+            let header = frame
+                .get_mut(network..)
+                .and_then(|rest| rest.first_chunk_mut());
             let mut header = ipv4::HeaderMut(header.ok_or(DropReason::IpLength)?);
             header.decrement_ttl();
             match end {
@@ -63,7 +71,9 @@ fn translate(
             }
         }
         Version::V6 => {
-            let header = frame.get_mut(network..).and_then(|rest| rest.first_chunk_mut());
+            let header = frame
+                .get_mut(network..)
+                .and_then(|rest| rest.first_chunk_mut());
             let mut header = ipv6::HeaderMut(header.ok_or(DropReason::IpLength)?);
             header.decrement_hop_limit();
             match end {
@@ -74,14 +84,18 @@ fn translate(
     };
     match packet.protocol {
         protocol::TCP => {
-            let segment = frame.get_mut(transport..).and_then(|rest| rest.first_chunk_mut());
+            let segment = frame
+                .get_mut(transport..)
+                .and_then(|rest| rest.first_chunk_mut());
             let segment: &mut [u8; tcp::LEN] = segment.ok_or(DropReason::TcpMalformed)?;
             let delta = set_port(segment, end, port).and(delta);
             let old = [segment[tcp::CHECKSUM], segment[tcp::CHECKSUM + 1]];
             [segment[tcp::CHECKSUM], segment[tcp::CHECKSUM + 1]] = delta.apply(old);
         }
         _ => {
-            let datagram = frame.get_mut(transport..).and_then(|rest| rest.first_chunk_mut());
+            let datagram = frame
+                .get_mut(transport..)
+                .and_then(|rest| rest.first_chunk_mut());
             let datagram: &mut [u8; udp::LEN] = datagram.ok_or(DropReason::UdpMalformed)?;
             let delta = set_port(datagram, end, port).and(delta);
             let old = [datagram[udp::CHECKSUM], datagram[udp::CHECKSUM + 1]];

@@ -19,8 +19,8 @@ use weir_engine::counters::CounterWriter;
 use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::counters::{self, DropReason};
 
-use crate::adjacency::{Adjacency, Neighbour, NextHop};
 use crate::address::Version;
+use crate::adjacency::{Adjacency, Neighbour, NextHop};
 use crate::conntrack::{Conntrack, Tick};
 use crate::flow::{FlowHash, FlowHasher};
 use crate::parse::{Accepts, Packet, Parsed, parse};
@@ -56,9 +56,17 @@ pub trait Sink<B> {
 #[derive(Debug, Clone, Copy)]
 enum Step {
     /// A client's packet to a service.
-    Forward { packet: Packet, service: u32, hash: FlowHash },
+    Forward {
+        packet: Packet,
+        service: u32,
+        hash: FlowHash,
+    },
     /// A client's packet, its backend chosen.
-    Steered { packet: Packet, service: u32, backend: Backend },
+    Steered {
+        packet: Packet,
+        service: u32,
+        backend: Backend,
+    },
     /// A backend's answer.
     Return { packet: Packet, service: u32 },
     /// For the control core.
@@ -84,7 +92,12 @@ impl Pipeline {
         conntrack: Conntrack,
         counters: CounterWriter,
     ) -> Self {
-        Self { accepts, hasher, conntrack, counters }
+        Self {
+            accepts,
+            hasher,
+            conntrack,
+            counters,
+        }
     }
 
     /// The worker's counters.
@@ -111,7 +124,12 @@ impl Pipeline {
         self.counters.add(counters::RECEIVED_BYTES, bytes as u64);
         let mut steps = self.classify(&snapshot.services, accepts, burst);
         for step in &mut steps {
-            if let Step::Forward { packet, service, hash } = *step {
+            if let Step::Forward {
+                packet,
+                service,
+                hash,
+            } = *step
+            {
                 *step = self.steer(&snapshot.services, now, &packet, service, hash);
             }
         }
@@ -152,7 +170,10 @@ impl Pipeline {
             } else {
                 match parse(frame.data(), accepts) {
                     Ok(Parsed::Transport(packet)) => self.classify_transport(services, packet),
-                    Ok(Parsed::Icmp { destination, version }) => {
+                    Ok(Parsed::Icmp {
+                        destination,
+                        version,
+                    }) => {
                         // Neighbour discovery goes to multicast groups, which the netstack checks.
                         let group = version == Version::V6 && destination.to_v6()[0] == 0xff;
                         if group || services.is_local(version, destination) {
@@ -175,13 +196,23 @@ impl Pipeline {
     fn classify_transport(&self, services: &Services, packet: Packet) -> Step {
         match services.owner(&packet) {
             Owner::Forward(service) => {
-                let Packet { source, destination, ports, protocol, .. } = packet;
+                let Packet {
+                    source,
+                    destination,
+                    ports,
+                    protocol,
+                    ..
+                } = packet;
                 let hash = match packet.version {
                     Version::V4 => self.hasher.ipv4(source, destination, ports, protocol),
                     Version::V6 => self.hasher.ipv6(source, destination, ports, protocol),
                 };
                 self.conntrack.prefetch(hash);
-                Step::Forward { packet, service, hash }
+                Step::Forward {
+                    packet,
+                    service,
+                    hash,
+                }
             }
             Owner::Return(service) => Step::Return { packet, service },
             Owner::NoService => Step::Drop(DropReason::NoService),
@@ -201,7 +232,11 @@ impl Pipeline {
         let bytes = frame.len() as u64;
         let adjacency = &snapshot.adjacency;
         match step {
-            Step::Steered { packet, service, backend } => {
+            Step::Steered {
+                packet,
+                service,
+                backend,
+            } => {
                 let Some(service) = snapshot.services.get(service) else {
                     return Outcome::Drop(DropReason::NoService);
                 };
@@ -210,10 +245,14 @@ impl Pipeline {
                 }
                 let outcome = leave(adjacency, port, frame, &packet, adjacency.hop(backend.hop));
                 if !matches!(outcome, Outcome::Drop(_)) {
-                    self.counters.add(service.counters as usize + counters::PACKETS, 1);
-                    self.counters.add(service.counters as usize + counters::BYTES, bytes);
-                    self.counters.add(backend.counters as usize + counters::PACKETS, 1);
-                    self.counters.add(backend.counters as usize + counters::BYTES, bytes);
+                    self.counters
+                        .add(service.counters as usize + counters::PACKETS, 1);
+                    self.counters
+                        .add(service.counters as usize + counters::BYTES, bytes);
+                    self.counters
+                        .add(backend.counters as usize + counters::PACKETS, 1);
+                    self.counters
+                        .add(backend.counters as usize + counters::BYTES, bytes);
                 }
                 outcome
             }
@@ -227,8 +266,10 @@ impl Pipeline {
                 let hop = adjacency.toward(packet.version, packet.destination);
                 let outcome = leave(adjacency, port, frame, &packet, hop);
                 if !matches!(outcome, Outcome::Drop(_)) {
-                    self.counters.add(service.counters as usize + counters::RETURN_PACKETS, 1);
-                    self.counters.add(service.counters as usize + counters::RETURN_BYTES, bytes);
+                    self.counters
+                        .add(service.counters as usize + counters::RETURN_PACKETS, 1);
+                    self.counters
+                        .add(service.counters as usize + counters::RETURN_BYTES, bytes);
                 }
                 outcome
             }
@@ -264,7 +305,9 @@ fn leave<B: Buffer>(
         NextHop::Unresolved(neighbour) => (neighbour.port, MacAddr::default()),
         NextHop::NoRoute => return Outcome::Drop(DropReason::NoRoute),
     };
-    let Some(egress) = adjacency.port(port) else { return Outcome::Drop(DropReason::NoRoute) };
+    let Some(egress) = adjacency.port(port) else {
+        return Outcome::Drop(DropReason::NoRoute);
+    };
     match crate::forward::link::address(frame, packet, port == came_by, egress, mac) {
         Err(reason) => Outcome::Drop(reason),
         Ok(()) => match hop {

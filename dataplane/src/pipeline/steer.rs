@@ -78,13 +78,18 @@ impl Pipeline {
                     None => self.move_flow(service, hash),
                 };
                 let state = next_state(held.state(), packet);
-                self.conntrack.update(place, Details::new(number, state, service.profile, now));
+                self.conntrack
+                    .update(place, Details::new(number, state, service.profile, now));
                 Some(number)
             }
             None => self.open_flow(services, service, now, packet, hash, None),
         };
         match chosen.and_then(|number| services.keeps(number)) {
-            Some(backend) => Step::Steered { packet: *packet, service: number, backend: *backend },
+            Some(backend) => Step::Steered {
+                packet: *packet,
+                service: number,
+                backend: *backend,
+            },
             None => Step::Drop(DropReason::NoBackend),
         }
     }
@@ -121,7 +126,9 @@ impl Pipeline {
                 self.conntrack.update(place, details);
                 Inserted::Free
             }
-            None => self.conntrack.insert(hash, details, now, &services.profiles),
+            None => self
+                .conntrack
+                .insert(hash, details, now, &services.profiles),
         };
         match inserted {
             Inserted::Free => {}
@@ -132,9 +139,11 @@ impl Pipeline {
             self.counters.add(counters::CONNTRACK_INSERTED, 1);
         }
         if inserted != Inserted::Untracked || is_opening(packet) {
-            self.counters.add(service.counters as usize + counters::NEW_FLOWS, 1);
+            self.counters
+                .add(service.counters as usize + counters::NEW_FLOWS, 1);
             if let Some(backend) = services.keeps(number) {
-                self.counters.add(backend.counters as usize + counters::NEW_FLOWS, 1);
+                self.counters
+                    .add(backend.counters as usize + counters::NEW_FLOWS, 1);
             }
         }
         Some(number)

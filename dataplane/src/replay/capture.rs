@@ -26,7 +26,9 @@ pub enum CaptureError {
         source: std::io::Error,
     },
     /// The file is not a capture, or damaged.
-    #[error("{path}: {problem} after {frames} frames; pcap and pcapng files of Ethernet frames are accepted")]
+    #[error(
+        "{path}: {problem} after {frames} frames; pcap and pcapng files of Ethernet frames are accepted"
+    )]
     Damaged {
         /// The file.
         path: String,
@@ -74,7 +76,10 @@ impl CaptureReader {
     /// When it cannot be read or is no capture of Ethernet frames.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
         let name = path.display().to_string();
-        let io = |source| CaptureError::Io { path: name.clone(), source };
+        let io = |source| CaptureError::Io {
+            path: name.clone(),
+            source,
+        };
         let damaged = |problem: &PcapError| CaptureError::Damaged {
             path: name.clone(),
             problem: problem.to_string(),
@@ -94,7 +99,12 @@ impl CaptureReader {
             }
             Format::Pcap(reader)
         };
-        let mut capture = Self { path: name, format, frames: 0, ahead: None };
+        let mut capture = Self {
+            path: name,
+            format,
+            frames: 0,
+            ahead: None,
+        };
         capture.ahead = capture.read()?;
         Ok(capture)
     }
@@ -104,9 +114,10 @@ impl CaptureReader {
     pub fn has_nanoseconds(&self) -> bool {
         match &self.format {
             Format::Pcap(reader) => reader.header().ts_resolution == TsResolution::NanoSecond,
-            Format::PcapNg(reader) => {
-                reader.interfaces().iter().any(|interface| resolution(&interface.options) < 1_000)
-            }
+            Format::PcapNg(reader) => reader
+                .interfaces()
+                .iter()
+                .any(|interface| resolution(&interface.options) < 1_000),
         }
     }
 
@@ -135,9 +146,10 @@ impl CaptureReader {
                 self.frames += 1;
                 Ok(Some(frame))
             }
-            Ok(Some(Found::Link(found))) => {
-                Err(CaptureError::LinkType { path: self.path.clone(), found })
-            }
+            Ok(Some(Found::Link(found))) => Err(CaptureError::LinkType {
+                path: self.path.clone(),
+                found,
+            }),
             Ok(None) => Ok(None),
             Err(problem) => Err(CaptureError::Damaged {
                 path: self.path.clone(),
@@ -158,23 +170,34 @@ fn read_pcap(reader: &mut PcapReader<Box<dyn Read>>) -> Result<Option<Found>, Pc
         TsResolution::MicroSecond => 1_000,
         TsResolution::NanoSecond => 1,
     };
-    let Some(packet) = reader.next_raw_packet() else { return Ok(None) };
+    let Some(packet) = reader.next_raw_packet() else {
+        return Ok(None);
+    };
     let packet = packet?;
     let time = u64::from(packet.ts_sec) * 1_000_000_000 + u64::from(packet.ts_frac) * scale;
-    Ok(Some(Found::Frame(Frame { time, bytes: packet.data.into_owned() })))
+    Ok(Some(Found::Frame(Frame {
+        time,
+        bytes: packet.data.into_owned(),
+    })))
 }
 
 fn read_pcapng(reader: &mut PcapNgReader<Box<dyn Read>>) -> Result<Option<Found>, PcapError> {
     loop {
-        let Some(block) = reader.next_block() else { return Ok(None) };
+        let Some(block) = reader.next_block() else {
+            return Ok(None);
+        };
         let (interface, ticks, bytes) = match block? {
             // The library gives the time stamp's ticks as nanoseconds, whatever they are.
-            Block::EnhancedPacket(packet) => {
-                (packet.interface_id, packet.timestamp.as_nanos() as u64, packet.data.into_owned())
-            }
-            Block::Packet(packet) => {
-                (u32::from(packet.interface_id), packet.timestamp, packet.data.into_owned())
-            }
+            Block::EnhancedPacket(packet) => (
+                packet.interface_id,
+                packet.timestamp.as_nanos() as u64,
+                packet.data.into_owned(),
+            ),
+            Block::Packet(packet) => (
+                u32::from(packet.interface_id),
+                packet.timestamp,
+                packet.data.into_owned(),
+            ),
             _ => continue,
         };
         let Some(interface) = reader.interfaces().get(interface as usize) else {
@@ -220,10 +243,16 @@ impl CaptureWriter {
     /// # Errors
     /// When it cannot be written.
     pub fn create(path: &Path, nanoseconds: bool) -> Result<Self, CaptureError> {
-        let io = |source| CaptureError::Io { path: path.display().to_string(), source };
+        let io = |source| CaptureError::Io {
+            path: path.display().to_string(),
+            source,
+        };
         let file = File::create(path).map_err(io)?;
-        let (ts_resolution, scale) =
-            if nanoseconds { (TsResolution::NanoSecond, 1) } else { (TsResolution::MicroSecond, 1_000) };
+        let (ts_resolution, scale) = if nanoseconds {
+            (TsResolution::NanoSecond, 1)
+        } else {
+            (TsResolution::MicroSecond, 1_000)
+        };
         let header = PcapHeader {
             snaplen: SNAPLEN,
             datalink: DataLink::ETHERNET,
@@ -233,7 +262,11 @@ impl CaptureWriter {
         };
         let writer = PcapWriter::with_header(BufWriter::new(file), header)
             .map_err(|problem| io(std::io::Error::other(problem)))?;
-        Ok(Self { path: path.to_owned(), writer, scale })
+        Ok(Self {
+            path: path.to_owned(),
+            writer,
+            scale,
+        })
     }
 
     /// Adds a frame.
@@ -250,7 +283,9 @@ impl CaptureWriter {
             data: bytes.into(),
         };
         let written = self.writer.write_raw_packet(&packet);
-        written.map(|_| ()).map_err(|problem| self.io(std::io::Error::other(problem)))
+        written
+            .map(|_| ())
+            .map_err(|problem| self.io(std::io::Error::other(problem)))
     }
 
     /// Writes out what is buffered.
@@ -260,11 +295,15 @@ impl CaptureWriter {
     pub fn finish(self) -> Result<(), CaptureError> {
         let path = self.path.display().to_string();
         let mut file = self.writer.into_writer();
-        file.flush().map_err(|source| CaptureError::Io { path, source })
+        file.flush()
+            .map_err(|source| CaptureError::Io { path, source })
     }
 
     fn io(&self, source: std::io::Error) -> CaptureError {
-        CaptureError::Io { path: self.path.display().to_string(), source }
+        CaptureError::Io {
+            path: self.path.display().to_string(),
+            source,
+        }
     }
 }
 
@@ -279,7 +318,10 @@ mod tests {
             let path = folder.path().join("frames.pcap");
             let mut writer = CaptureWriter::create(&path, nanoseconds).unwrap();
             let frames: Vec<Frame> = (0..5u64)
-                .map(|i| Frame { time: 1_700_000_000_000_000_000 + i * 1_001_000, bytes: vec![i as u8; 60] })
+                .map(|i| Frame {
+                    time: 1_700_000_000_000_000_000 + i * 1_001_000,
+                    bytes: vec![i as u8; 60],
+                })
                 .collect();
             for frame in &frames {
                 writer.write(frame.time, &frame.bytes).unwrap();
@@ -301,14 +343,20 @@ mod tests {
         let path = folder.path().join("notes.txt");
         std::fs::write(&path, "not a capture, but long enough to hold a header").unwrap();
         let error = CaptureReader::open(&path).err().unwrap().to_string();
-        assert!(error.contains("notes.txt") && error.contains("accepted"), "{error}");
+        assert!(
+            error.contains("notes.txt") && error.contains("accepted"),
+            "{error}"
+        );
     }
 
     #[test]
     fn pcapng_time_stamps_have_the_interfaces_resolution() {
         assert_eq!(resolution(&[]), 1_000);
         assert_eq!(resolution(&[InterfaceDescriptionOption::IfTsResol(9)]), 1);
-        assert_eq!(resolution(&[InterfaceDescriptionOption::IfTsResol(3)]), 1_000_000);
+        assert_eq!(
+            resolution(&[InterfaceDescriptionOption::IfTsResol(3)]),
+            1_000_000
+        );
         assert_eq!(resolution(&[InterfaceDescriptionOption::IfTsResol(12)]), 0);
     }
 }

@@ -83,14 +83,24 @@ pub struct Outcome {
 pub fn run(plan: Plan) -> Result<Outcome, ReplayError> {
     let mut player = Player::new(&plan)?;
     let mut script = plan.script.commands.into_iter().peekable();
-    let start = player.inputs.iter().filter_map(|(_, input)| input.next_time()).min().unwrap_or(0);
+    let start = player
+        .inputs
+        .iter()
+        .filter_map(|(_, input)| input.next_time())
+        .min()
+        .unwrap_or(0);
     player.now = start;
     let mut refused = 0;
     loop {
         let frame = player.earliest();
-        let command = script.peek().map(|command| start.saturating_add(command.at_nanos));
+        let command = script
+            .peek()
+            .map(|command| start.saturating_add(command.at_nanos));
         let due = player.control.next_due();
-        let next = [frame.map(|(time, _)| time), command].into_iter().flatten().min();
+        let next = [frame.map(|(time, _)| time), command]
+            .into_iter()
+            .flatten()
+            .min();
         let Some(next) = next else { break };
         // Captures may go back in time; the clock does not.
         let next = next.max(player.now);
@@ -163,10 +173,12 @@ impl Player {
         let (worker, worker_counters) = counters(layout::BLOCK).map_err(memory)?;
         let (own, own_counters) = counters(layout::BLOCK).map_err(memory)?;
         let hasher = FlowHasher::new(plan.config.instance.hash_key.unwrap_or(HashKey::REPLAY));
-        let facts = (0u8..).zip(&plan.config.ports).map(|(number, port)| facts(number, port)).collect();
+        let facts = (0u8..)
+            .zip(&plan.config.ports)
+            .map(|(number, port)| facts(number, port))
+            .collect();
         let config = Arc::clone(&plan.config);
-        let (mut control, mut readers) =
-            Control::new(config, facts, hasher.clone(), Heap, own, 1)?;
+        let (mut control, mut readers) = Control::new(config, facts, hasher.clone(), Heap, own, 1)?;
         control.watch(vec![conntrack.reader()]);
         let pipeline = Pipeline::new(control.accepts(), hasher, conntrack, worker);
         let snapshot = readers.remove(0);
@@ -185,7 +197,9 @@ impl Player {
     /// The time of the earliest frame to come, and which capture it is in.
     fn earliest(&self) -> Option<(u64, usize)> {
         let times = self.inputs.iter().enumerate();
-        times.filter_map(|(index, (_, input))| Some((input.next_time()?, index))).min()
+        times
+            .filter_map(|(index, (_, input))| Some((input.next_time()?, index)))
+            .min()
     }
 
     /// Lets time pass to `now`.
@@ -197,13 +211,23 @@ impl Player {
 
     /// Takes the next frame of a capture through the pipeline.
     fn play(&mut self, input: usize) -> Result<(), ReplayError> {
-        let Some((port, capture)) = self.inputs.get_mut(input) else { return Ok(()) };
+        let Some((port, capture)) = self.inputs.get_mut(input) else {
+            return Ok(());
+        };
         let port = *port;
-        let Some(frame) = capture.take()? else { return Ok(()) };
+        let Some(frame) = capture.take()? else {
+            return Ok(());
+        };
         let mut burst: ArrayVec<HeapBuffer, BURST> = ArrayVec::new();
         burst.extend(Heap.copy_from(&frame.bytes));
         let tick = Tick::from_nanos(self.now);
-        self.pipeline.process(self.snapshot.get(), tick, port, &mut burst, &mut self.leaving);
+        self.pipeline.process(
+            self.snapshot.get(),
+            tick,
+            port,
+            &mut burst,
+            &mut self.leaving,
+        );
         self.snapshot.quiesce();
         for (port, frame) in std::mem::take(&mut self.leaving.sent) {
             self.pipeline.counters().add(layout::FORWARDED, 1);
@@ -220,9 +244,14 @@ impl Player {
 
     fn carry_out(&mut self, command: &script::Timed) -> Result<(), String> {
         let mut pool = self.control.pool().clone();
-        command.command.apply_to(&mut pool).map_err(|refused| refused.to_string())?;
+        command
+            .command
+            .apply_to(&mut pool)
+            .map_err(|refused| refused.to_string())?;
         let generation = self.control.generation() + 1;
-        self.control.apply(self.now, generation, pool).map_err(|refusal| refusal.to_string())?;
+        self.control
+            .apply(self.now, generation, pool)
+            .map_err(|refusal| refusal.to_string())?;
         self.control.reclaim();
         Ok(())
     }
@@ -262,7 +291,9 @@ impl Player {
 /// on every machine. A port without a configured address takes frames to any.
 fn facts(number: u8, port: &crate::config::Port) -> PortFacts {
     PortFacts {
-        mac: port.mac.unwrap_or(MacAddr([0x02, b'w', b'e', b'i', b'r', number])),
+        mac: port
+            .mac
+            .unwrap_or(MacAddr([0x02, b'w', b'e', b'i', b'r', number])),
         filter: port.mac.is_some(),
         mtu: port.mtu.unwrap_or(MTU),
     }

@@ -99,13 +99,22 @@ impl Report {
                 (name.to_owned(), counts)
             })
             .collect();
-        Self { packets, drops, services }
+        Self {
+            packets,
+            drops,
+            services,
+        }
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Packets { received, forwarded, answered, dropped } = self.packets;
+        let Packets {
+            received,
+            forwarded,
+            answered,
+            dropped,
+        } = self.packets;
         writeln!(
             f,
             "{received} received = {forwarded} forwarded + {answered} answered + {dropped} dropped"

@@ -49,8 +49,10 @@ impl Script {
     /// # Errors
     /// With the line, what was found and what is accepted.
     pub fn load(path: &Path) -> Result<Self, ScriptError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ScriptError::Unreadable { path: path.display().to_string(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ScriptError::Unreadable {
+            path: path.display().to_string(),
+            source,
+        })?;
         Self::parse(&path.display().to_string(), &text)
     }
 
@@ -66,8 +68,10 @@ impl Script {
                 continue;
             }
             let origin = format!("{name}:{number}");
-            let timed = timed(line, &origin)
-                .map_err(|problem| ScriptError::Line { origin: origin.clone(), problem })?;
+            let timed = timed(line, &origin).map_err(|problem| ScriptError::Line {
+                origin: origin.clone(),
+                problem,
+            })?;
             commands.push(timed);
         }
         commands.sort_by_key(|timed: &Timed| timed.at_nanos);
@@ -76,15 +80,25 @@ impl Script {
 }
 
 fn timed(line: &str, origin: &str) -> Result<Timed, String> {
-    let expected = || format!("\"{line}\" found; \"@SECONDS COMMAND\" is accepted, as \"@1.5 backend drain web 10.0.0.11:8080\"");
+    let expected = || {
+        format!(
+            "\"{line}\" found; \"@SECONDS COMMAND\" is accepted, as \"@1.5 backend drain web 10.0.0.11:8080\""
+        )
+    };
     let rest = line.strip_prefix('@').ok_or_else(expected)?;
     let (moment, command) = rest.split_once(char::is_whitespace).ok_or_else(expected)?;
     let seconds: f64 = moment.parse().map_err(|_| expected())?;
     if !(0.0..=1e9).contains(&seconds) {
-        return Err(format!("@{moment} found; 0 to 1000000000 seconds are accepted"));
+        return Err(format!(
+            "@{moment} found; 0 to 1000000000 seconds are accepted"
+        ));
     }
     let command = command::parse_line(command.trim()).map_err(|error| error.to_string())?;
     // Rounded, so that 1.1 is not a nanosecond short.
     let at_nanos = (seconds * 1e9).round() as u64;
-    Ok(Timed { at_nanos, command, origin: origin.to_owned() })
+    Ok(Timed {
+        at_nanos,
+        command,
+        origin: origin.to_owned(),
+    })
 }

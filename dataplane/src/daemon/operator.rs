@@ -1,0 +1,355 @@
+//! The control core's round: frames from workers, the clock, and the operator's segment.
+//!
+//! Everything that blocks or allocates happens here and never on a worker. The segment is written
+//! and read with care and at leisure; when it cannot be written, weir says so once and goes on.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use weir_engine::buffer::Buffer;
+use weir_engine::clock::Clock;
+use weir_engine::counters::CounterReader;
+use weir_engine::mbuf::Mbuf;
+use weir_engine::mempool::Mempool;
+use weir_engine::port::Port;
+use weir_engine::ring;
+use weir_shm::command::Difference;
+use weir_shm::counters::{self as layout, DropReason};
+use weir_shm::model::Pool;
+use weir_shm::segment;
+use weir_shm::segment::event::EventKind;
+use weir_shm::segment::mailbox::Question;
+use weir_shm::segment::port::PortStatus;
+use weir_shm::segment::status::Refusal;
+use weir_shm::server::{CreateError, Incoming, Server, ServerOptions};
+
+use super::worker::ToControl;
+use super::{answers, log};
+use crate::config::Config;
+use crate::conntrack::Tick;
+use crate::control::{Control, Outgoing};
+
+/// How long the control core rests when nothing happened.
+const REST: Duration = Duration::from_micros(200);
+/// How often statistics are written and the segment is looked after.
+const STATISTICS: Duration = Duration::from_millis(100);
+/// Frames taken from workers before other duties come round again.
+const FRAMES: usize = 512;
+
+/// What the daemon brought up, for the control core to run.
+pub struct Running {
+    /// The control core's state.
+    pub control: Control<Mempool>,
+    /// The ports.
+    pub ports: Vec<Port>,
+    /// Counters: of each worker in order, then the control core's own.
+    pub blocks: Vec<CounterReader>,
+    /// Frames from workers.
+    pub from_workers: ring::Receiver<ToControl>,
+    /// Frames for the first worker to send.
+    pub to_worker: ring::Sender<Outgoing<Mbuf>>,
+    /// Raised when the daemon is to stop.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// The segment's side of the control core.
+pub struct Operator {
+    server: Server,
+    /// Whether the segment could not be written, so that it is said once.
+    broken: bool,
+}
+
+impl Operator {
+    /// Makes the segment, before anything is touched that a second daemon could disturb.
+    ///
+    /// # Errors
+    /// When another daemon of this name runs, or the file cannot be made.
+    pub fn open(config: &Config) -> Result<Self, CreateError> {
+        let path = std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone());
+        let options = ServerOptions {
+            workers: config.engine.workers.len(),
+            config_path: path,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            owner: config.instance.owner.clone(),
+            group: config.instance.group.clone(),
+        };
+        let folder = segment::folder();
+        let (server, stale) = Server::create(&folder, &config.instance.name, options)?;
+        let mut operator = Self {
+            server,
+            broken: false,
+        };
+        if let Some(stale) = stale {
+            let how = if stale.stopped { "stopped" } else { "died" };
+            operator.tell(
+                EventKind::Started,
+                &format!("took over from process {}, which {how}", stale.pid),
+            );
+            if let Some(pool) = stale.pool {
+                operator.tell_of_unsaved(&pool, &config.pool);
+            }
+        }
+        Ok(operator)
+    }
+
+    /// Changes that were made at run time and not saved end with the daemon that they were made to.
+    fn tell_of_unsaved(&mut self, before: &Pool, now: &Pool) {
+        let lost = Difference::between(now, before);
+        if !lost.is_empty() {
+            let lines = lost.lines();
+            self.tell(
+                EventKind::Warning,
+                &format!(
+                    "{} unsaved changes of the last run are gone: {}",
+                    lines.len(),
+                    lines.join("; ")
+                ),
+            );
+        }
+    }
+
+    /// Says something in the log and among the events.
+    fn tell(&mut self, kind: EventKind, text: &str) {
+        log(text);
+        let written = self.server.event(kind, text);
+        self.note(written);
+    }
+
+    fn note(&mut self, written: io::Result<()>) {
+        match written {
+            Ok(()) => self.broken = false,
+            Err(error) if !self.broken => {
+                self.broken = true;
+                log(format_args!(
+                    "{} cannot be written: {error}; forwarding goes on, weirctl sees old figures",
+                    self.server.path().display()
+                ));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// The control core, until it is told to stop. Workers have stopped when `workers_gone` says
+    /// so; what they left is dealt with then.
+    pub fn run(&mut self, running: &mut Running, mut stop_workers: impl FnMut() -> bool) {
+        let initial = answers::directory(&running.control);
+        let written = self.server.publish_initial(&initial);
+        self.note(written);
+        let pool = running.control.pool();
+        let text = format!(
+            "started: {} services, {} backends, {} workers",
+            pool.services.len(),
+            pool.backend_count(),
+            running.blocks.len().saturating_sub(1)
+        );
+        self.tell(EventKind::Started, &text);
+        let clock = Clock::new();
+        let mut statistics = Statistics::new(&running.ports);
+        let mut last = Instant::now();
+        while !running.stop.load(Ordering::Acquire) {
+            let busy = self.round(running, clock.now().0, &mut statistics);
+            if last.elapsed() >= STATISTICS {
+                last = Instant::now();
+                self.publish(running, &mut statistics);
+                self.look_after_segment();
+                if stop_workers() {
+                    break;
+                }
+            }
+            if !busy {
+                std::thread::sleep(REST);
+            }
+        }
+    }
+
+    /// After the workers have stopped: what they left, last figures, the last word.
+    pub fn finish(&mut self, running: &mut Running) {
+        let now = Clock::new().now().0;
+        let mut statistics = Statistics::new(&running.ports);
+        while self.round(running, now, &mut statistics) {}
+        running.control.give_up();
+        self.publish(running, &mut statistics);
+        self.tell(EventKind::Stopped, "stopped in order");
+        let written = self.server.stopped();
+        self.note(written);
+    }
+
+    /// One round; whether anything happened.
+    fn round(&mut self, running: &mut Running, now: u64, statistics: &mut Statistics) -> bool {
+        let mut busy = false;
+        for message in running.from_workers.drain(FRAMES) {
+            busy = true;
+            match message {
+                ToControl::Punt(port, frame) => running.control.punted(now, port, frame.data()),
+                ToControl::Hold(neighbour, frame) => running.control.hold(now, neighbour, frame),
+            }
+        }
+        if running.control.next_due().is_some_and(|due| due <= now) {
+            self.tick(running, now);
+        }
+        let outgoing: Vec<_> = running.control.take_outgoing().collect();
+        for frame in outgoing {
+            busy = true;
+            if let Err(frame) = running.to_worker.push(frame)
+                && frame.balanced
+            {
+                let reason = layout::drop_index(DropReason::ControlQueueFull);
+                running.control.counters().add(reason, 1);
+            }
+        }
+        if let Some(committed) = self.server.poll() {
+            busy = true;
+            self.take_in(running, now, committed);
+        }
+        if let Some(question) = self.server.question() {
+            busy = true;
+            if question == Question::Publish {
+                self.publish(running, statistics);
+            }
+            let answer = answers::answer(&running.control, Tick::from_nanos(now), &question);
+            let written = self.server.answer(&answer);
+            self.note(written);
+        }
+        running.control.reclaim();
+        self.acknowledge(running);
+        busy
+    }
+
+    fn acknowledge(&mut self, running: &Running) {
+        for worker in 0..running.blocks.len().saturating_sub(1) {
+            let generation = running.control.acknowledged(worker);
+            let written = self.server.acknowledge(worker, generation);
+            self.note(written);
+        }
+    }
+
+    fn tick(&mut self, running: &mut Running, now: u64) {
+        let drained = running.control.tick(now);
+        for (service, backend) in &drained {
+            let text =
+                format!("{service}: drain of {backend} ended; what was left is steered anew");
+            self.tell(EventKind::Drain, &text);
+        }
+        if !drained.is_empty() {
+            let written = self.server.accept(&answers::directory(&running.control));
+            self.note(written);
+        }
+    }
+
+    /// An operator committed a pool.
+    fn take_in(&mut self, running: &mut Running, now: u64, committed: Result<Incoming, Refusal>) {
+        let Incoming { generation, pool } = match committed {
+            Ok(incoming) => incoming,
+            Err(Refusal { generation, reason }) => return self.refuse(generation, &reason),
+        };
+        let lines = Difference::between(running.control.pool(), &pool).lines();
+        let start = Instant::now();
+        match running.control.apply(now, generation, pool) {
+            Err(refusal) => self.refuse(generation, &refusal.to_string()),
+            Ok(()) => {
+                let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                let written = self.server.accept(&answers::directory(&running.control));
+                self.note(written);
+                let built = running.control.book().tables_built();
+                let written = self.server.rebuilt(nanoseconds, built);
+                self.note(written);
+                let what = if lines.is_empty() {
+                    "no change".to_owned()
+                } else {
+                    lines.join("; ")
+                };
+                self.tell(
+                    EventKind::Configuration,
+                    &format!("generation {generation}: {what}"),
+                );
+            }
+        }
+    }
+
+    fn refuse(&mut self, generation: u64, reason: &str) {
+        let written = self.server.refuse(generation, reason);
+        self.note(written);
+        self.tell(
+            EventKind::Refused,
+            &format!("generation {generation} refused: {reason}"),
+        );
+    }
+
+    fn look_after_segment(&mut self) {
+        match self.server.repair() {
+            Ok(None) => {}
+            Ok(Some(damage)) => self.tell(EventKind::Damage, &damage),
+            Err(error) => self.note(Err(error)),
+        }
+    }
+
+    /// Brings counters and ports in the segment up to date.
+    fn publish(&mut self, running: &Running, statistics: &mut Statistics) {
+        let (services, backends) = running.control.book().numbered();
+        let ranges = [
+            0..layout::SERVICES,
+            layout::SERVICES..layout::SERVICES + services * layout::SERVICE_LEN,
+            layout::BACKENDS..layout::BACKENDS + backends * layout::BACKEND_LEN,
+        ];
+        for (block, reader) in running.blocks.iter().enumerate() {
+            for range in &ranges {
+                statistics.scratch.resize(range.len(), 0);
+                reader.copy_into(range.clone(), &mut statistics.scratch);
+                let written = self
+                    .server
+                    .write_counters(block, range.start, &statistics.scratch);
+                self.note(written);
+            }
+        }
+        let ports: Vec<PortStatus> = running.ports.iter().map(port_status).collect();
+        for (before, port) in statistics.links.iter_mut().zip(&ports) {
+            if *before != port.link_up {
+                *before = port.link_up;
+                let state = if port.link_up { "up" } else { "down" };
+                self.tell(
+                    EventKind::Link,
+                    &format!("port {}: link {state}", port.name),
+                );
+            }
+        }
+        let written = self.server.write_ports(&ports);
+        self.note(written);
+    }
+}
+
+/// What publishing statistics needs from one time to the next.
+struct Statistics {
+    scratch: Vec<u64>,
+    links: Vec<bool>,
+}
+
+impl Statistics {
+    fn new(ports: &[Port]) -> Self {
+        let links = ports.iter().map(|port| port_status(port).link_up).collect();
+        Self {
+            scratch: Vec::new(),
+            links,
+        }
+    }
+}
+
+fn port_status(port: &Port) -> PortStatus {
+    let link = port.link().ok();
+    let statistics = port.statistics().unwrap_or_default();
+    PortStatus {
+        name: port.name().to_owned(),
+        mac: port.mac(),
+        link_up: link.is_some_and(|link| link.up),
+        speed_mbps: link.and_then(|link| link.speed_mbps).unwrap_or(0),
+        rx_packets: statistics.rx_packets,
+        rx_bytes: statistics.rx_bytes,
+        rx_missed: statistics.rx_missed,
+        rx_errors: statistics.rx_errors,
+        rx_no_buffer: statistics.rx_no_buffer,
+        tx_packets: statistics.tx_packets,
+        tx_bytes: statistics.tx_bytes,
+        tx_errors: statistics.tx_errors,
+    }
+}
