@@ -167,16 +167,42 @@ impl Daemon {
         Ok(said)
     }
 
-    /// The weight of a backend, as `weirctl backend list` gives it.
-    pub fn weight(&self, service: &str, backend: &str) -> Result<u64> {
+    /// A backend as `weirctl backend list` gives it.
+    fn listed(&self, service: &str) -> Result<Vec<Value>> {
         let listed = self.ctl_json(&["backend", "list", service])?;
-        let weight = listed.as_array().and_then(|all| {
-            let found = all
-                .iter()
-                .find(|b| b["backend"] == backend || b["name"] == backend)?;
-            found["weight"].as_u64()
-        });
-        weight.ok_or_else(|| Failure::new(format!("no weight of {backend} in {listed}")))
+        let list = listed
+            .as_array()
+            .or_else(|| listed["backends"].as_array())
+            .cloned();
+        list.ok_or_else(|| Failure::new(format!("no list of backends: {listed}")))
+    }
+
+    /// The weight of a backend.
+    pub fn weight(&self, service: &str, backend: &str) -> Result<u64> {
+        let listed = self.listed(service)?;
+        let found = listed.iter().find(|b| b["name"] == backend);
+        let weight = found.and_then(|b| b["weight"].as_u64());
+        weight.ok_or_else(|| Failure::new(format!("no weight of {backend} in {listed:?}")))
+    }
+
+    /// The name of the n-th backend, counted from zero in the order of addresses.
+    pub fn nth_backend(&self, service: &str, n: usize) -> Result<String> {
+        let mut names = Vec::new();
+        for backend in self.listed(service)? {
+            names.extend(backend["name"].as_str().map(str::to_owned));
+        }
+        names.sort();
+        names
+            .into_iter()
+            .nth(n)
+            .ok_or_else(|| Failure::new(format!("{service} has fewer backends")))
+    }
+
+    /// Flows that a service has begun since the daemon's start.
+    pub fn new_flows(&self, service: &str) -> Result<u64> {
+        let stats = self.ctl_json(&["stats"])?;
+        let flows = stats["services"][service]["new_flows"].as_u64();
+        flows.ok_or_else(|| Failure::new(format!("no new_flows of {service} in {stats}")))
     }
 
     /// Ends weir with SIGTERM; it must be gone within ten seconds.
