@@ -386,16 +386,20 @@ mod tests {
                 let done = Arc::clone(&done);
                 thread::spawn(move || {
                     let mut last = 0;
-                    while !done.load(Ordering::Acquire) || reader.quiesce() {
+                    loop {
+                        // Looked at before the value, so that the last round sees the last value.
+                        let finished = done.load(Ordering::Acquire);
                         let value = reader.get();
                         assert_eq!(value.check, !value.serial, "a freed value was read");
                         assert!(value.serial >= last, "a value went backwards");
                         assert!(value.serial >= reader.version());
                         last = value.serial;
                         reader.quiesce();
+                        if finished {
+                            return last;
+                        }
                         thread::yield_now();
                     }
-                    last
                 })
             })
             .collect();
