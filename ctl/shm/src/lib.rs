@@ -4,11 +4,16 @@
 //! - [`document`]: pools as TOML, with file, line and column in every complaint.
 //! - [`command`]: the vocabulary of pool changes, for `weirctl` and for replay scripts.
 //! - [`counters`]: which counter stands where, for those who count and those who read.
+//! - [`segment`]: the shared-memory file. [`server`] is the daemon's side of it, [`client`] the
+//!   operator's.
 //!
 //! Knows nothing of DPDK or of the packet pipeline.
 
+pub mod client;
 pub mod command;
 pub mod counters;
 pub mod document;
 pub mod duration;
 pub mod model;
+pub mod segment;
+pub mod server;

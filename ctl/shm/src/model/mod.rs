@@ -6,7 +6,7 @@
 
 mod health;
 mod validate;
-mod vocabulary;
+pub(crate) mod vocabulary;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -1,0 +1,243 @@
+//! A pool as records: services one after the other, then their backends in the same order.
+//!
+//! Decoding takes nothing on trust: every number is checked against what it can be, and what comes
+//! out is validated as a pool from any other source.
+
+use super::bytes::{Malformed, Reader, Writer};
+use super::layout::{BACKEND_RECORD, SERVICE_RECORD};
+use crate::model::{
+    Admin, Backend, Forced, Forwarding, Health, HealthKind, MAX_BACKENDS, MAX_NAME, MAX_SERVICES,
+    Pool, PortMatch, Protocol, Scheduler, Service, Timeouts,
+};
+
+/// Room for a path or host name.
+const TEXT: u16 = 255;
+/// Room for a service's name.
+const NAME: u16 = MAX_NAME as u16 + 1;
+
+/// A pool as records.
+#[must_use]
+pub fn encode(pool: &Pool) -> Vec<u8> {
+    let mut writer = Writer::default();
+    for service in &pool.services {
+        put_service(&mut writer, service);
+    }
+    for service in &pool.services {
+        for backend in &service.backends {
+            put_backend(&mut writer, backend);
+        }
+    }
+    writer.done()
+}
+
+/// Bytes that this many services and backends take; `None` when there are too many.
+#[must_use]
+pub fn encoded_len(services: u32, backends: u32) -> Option<usize> {
+    let (services, backends) = (services as usize, backends as usize);
+    (services <= MAX_SERVICES && backends <= MAX_BACKENDS)
+        .then(|| services * SERVICE_RECORD + backends * BACKEND_RECORD)
+}
+
+/// A valid pool of records.
+///
+/// # Errors
+/// What is wrong with them, or with the pool.
+pub fn decode(bytes: &[u8], services: u32, backends: u32) -> Result<Pool, Malformed> {
+    let expected = encoded_len(services, backends).ok_or_else(|| {
+        Malformed::new(format!(
+            "it claims {services} services and {backends} backends"
+        ))
+    })?;
+    if bytes.len() != expected {
+        return Err(Malformed::new(format!(
+            "it has {} bytes of {expected}",
+            bytes.len()
+        )));
+    }
+    let mut reader = Reader::new(bytes);
+    let mut pool = Pool::default();
+    let mut counts = Vec::new();
+    for number in 0..services {
+        let record = Reader::new(reader.raw(SERVICE_RECORD)?);
+        let (service, count) = take_service(record)
+            .map_err(|malformed| Malformed::new(format!("service record {number}: {malformed}")))?;
+        pool.services.push(service);
+        counts.push(count);
+    }
+    let claimed: u64 = counts.iter().copied().map(u64::from).sum();
+    if claimed != u64::from(backends) {
+        return Err(Malformed::new(format!(
+            "its services claim {claimed} backends, and there are {backends}"
+        )));
+    }
+    for (service, count) in pool.services.iter_mut().zip(counts) {
+        for number in 0..count {
+            let record = Reader::new(reader.raw(BACKEND_RECORD)?);
+            let backend = take_backend(record).map_err(|malformed| {
+                Malformed::new(format!(
+                    "backend record {number} of {}: {malformed}",
+                    service.name
+                ))
+            })?;
+            service.backends.push(backend);
+        }
+    }
+    pool.validate()
+        .map_err(|problem| Malformed::new(problem.message))?;
+    Ok(pool)
+}
+
+fn put_service(writer: &mut Writer, service: &Service) {
+    let end = writer.len() + SERVICE_RECORD;
+    writer.text(&service.name, NAME);
+    writer.address(service.vip);
+    writer.u8(u8::from(service.port == PortMatch::Any));
+    writer.u16(service.port.number());
+    writer.u8(service.protocol.code());
+    writer.u8(service.forwarding.code());
+    writer.u8(service.scheduler.code());
+    writer.u32(service.table_size);
+    let Timeouts {
+        syn,
+        established,
+        closing,
+        udp,
+    } = service.timeouts;
+    for timeout in [syn, established, closing, udp] {
+        writer.duration(timeout);
+    }
+    put_health(writer, &service.health);
+    writer.u32(u32::try_from(service.backends.len()).unwrap_or(u32::MAX));
+    writer.pad_to(end);
+}
+
+fn put_health(writer: &mut Writer, health: &Health) {
+    writer.u8(health.kind.code());
+    writer.duration(health.interval);
+    writer.duration(health.timeout);
+    writer.u32(health.fall);
+    writer.u32(health.rise);
+    writer.u8(u8::from(health.port.is_some()));
+    writer.u16(health.port.unwrap_or(0));
+    for text in [&health.path, &health.host] {
+        writer.u8(u8::from(text.is_some()));
+        writer.text(text.as_deref().unwrap_or_default(), TEXT);
+    }
+    writer.u16(health.status.0);
+    writer.u16(health.status.1);
+}
+
+fn put_backend(writer: &mut Writer, backend: &Backend) {
+    let end = writer.len() + BACKEND_RECORD;
+    writer.address(backend.address);
+    writer.u16(backend.port);
+    writer.u32(backend.weight);
+    let (code, timeout) = match backend.admin {
+        Admin::Enabled => (0, None),
+        Admin::Drain { timeout } => (1, Some(timeout)),
+        Admin::Disabled => (2, None),
+    };
+    writer.u8(code);
+    writer.duration(timeout.unwrap_or_default());
+    writer.u8(backend.forced.code());
+    writer.pad_to(end);
+}
+
+fn known<T>(value: Option<T>, what: &str) -> Result<T, Malformed> {
+    value.ok_or_else(|| Malformed::new(format!("{what} is none that this weir knows")))
+}
+
+fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
+    let name = reader.text(NAME, "the name")?;
+    let vip = reader.address("the VIP")?;
+    let port = match (reader.flag("\"any port\"")?, reader.u16()?) {
+        (true, 0) => PortMatch::Any,
+        (false, port) if port != 0 => PortMatch::Exact(port),
+        (_, port) => return Err(Malformed::new(format!("port {port} contradicts \"any\""))),
+    };
+    let protocol = known(Protocol::from_code(reader.u8()?), "the protocol")?;
+    let forwarding = known(Forwarding::from_code(reader.u8()?), "the forwarding mode")?;
+    let scheduler = known(Scheduler::from_code(reader.u8()?), "the scheduler")?;
+    let table_size = reader.u32()?;
+    let timeouts = Timeouts {
+        syn: reader.duration()?,
+        established: reader.duration()?,
+        closing: reader.duration()?,
+        udp: reader.duration()?,
+    };
+    let health = take_health(&mut reader)?;
+    let backends = reader.u32()?;
+    reader.padding("it")?;
+    let mut service = Service::new(&name, vip, port, protocol, forwarding);
+    service.scheduler = scheduler;
+    service.table_size = table_size;
+    service.timeouts = timeouts;
+    service.health = health;
+    Ok((service, backends))
+}
+
+fn take_health(reader: &mut Reader<'_>) -> Result<Health, Malformed> {
+    let kind = known(HealthKind::from_code(reader.u8()?), "the health check")?;
+    let (interval, timeout) = (reader.duration()?, reader.duration()?);
+    let (fall, rise) = (reader.u32()?, reader.u32()?);
+    let port = match (reader.flag("\"checked port\"")?, reader.u16()?) {
+        (true, port) => Some(port),
+        (false, 0) => None,
+        (false, _) => {
+            return Err(Malformed::new(
+                "a checked port that is not set has a number",
+            ));
+        }
+    };
+    let mut text = |what: &str| match (reader.flag(what)?, reader.text(TEXT, what)?) {
+        (true, text) => Ok(Some(text)),
+        (false, text) if text.is_empty() => Ok(None),
+        (false, _) => Err(Malformed::new(format!("{what} that is not set has a text"))),
+    };
+    let (path, host) = (text("a path")?, text("a host name")?);
+    let status = (reader.u16()?, reader.u16()?);
+    Ok(Health {
+        kind,
+        interval,
+        timeout,
+        fall,
+        rise,
+        port,
+        path,
+        host,
+        status,
+    })
+}
+
+fn take_backend(mut reader: Reader<'_>) -> Result<Backend, Malformed> {
+    let address = reader.address("the address")?;
+    let port = reader.u16()?;
+    let weight = reader.u32()?;
+    let (code, timeout) = (reader.u8()?, reader.duration()?);
+    let admin = match code {
+        1 => Admin::Drain { timeout },
+        0 | 2 if !timeout.is_zero() => {
+            return Err(Malformed::new("a drain time-out without a drain"));
+        }
+        0 => Admin::Enabled,
+        2 => Admin::Disabled,
+        other => {
+            return Err(Malformed::new(format!(
+                "state {other} is none that this weir knows"
+            )));
+        }
+    };
+    let forced = known(Forced::from_code(reader.u8()?), "the override")?;
+    reader.padding("it")?;
+    Ok(Backend {
+        address,
+        port,
+        weight,
+        admin,
+        forced,
+    })
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+pub(crate) mod tests;

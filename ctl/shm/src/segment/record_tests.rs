@@ -1,0 +1,185 @@
+//! Records lead back to their pool, and nothing else leads to a pool that is not valid.
+
+use super::*;
+use crate::model::NO_DEADLINE;
+use proptest::prelude::*;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// A pool with every kind of thing in it.
+pub(crate) fn sample() -> Pool {
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let mut web = Service::new(
+        "web",
+        address("198.51.100.10"),
+        PortMatch::Exact(80),
+        Protocol::Tcp,
+        Forwarding::Nat,
+    );
+    web.health = Health {
+        kind: HealthKind::Http,
+        path: Some("/healthz".to_owned()),
+        host: Some("example.net".to_owned()),
+        port: Some(8081),
+        ..Health::default()
+    };
+    web.backends = vec![
+        Backend {
+            weight: 3,
+            ..Backend::new(address("10.0.0.11"), 8080)
+        },
+        Backend {
+            admin: Admin::Disabled,
+            ..Backend::new(address("10.0.0.12"), 8080)
+        },
+        Backend {
+            admin: Admin::Drain {
+                timeout: Duration::from_secs(300),
+            },
+            forced: Forced::Down,
+            ..Backend::new(address("10.0.0.13"), 8080)
+        },
+    ];
+    let mut all = Service::new(
+        "all",
+        address("2001:db8::10"),
+        PortMatch::Any,
+        Protocol::Udp,
+        Forwarding::DsrL2,
+    );
+    all.table_size = 251;
+    all.timeouts.udp = Duration::from_millis(1500);
+    all.backends = vec![Backend {
+        admin: Admin::Drain {
+            timeout: NO_DEADLINE,
+        },
+        ..Backend::new(address("2001:db8::11"), 0)
+    }];
+    Pool {
+        services: vec![web, all],
+    }
+}
+
+/// Valid pools: addresses and ports are made distinct by their place.
+pub(crate) fn pools() -> impl Strategy<Value = Pool> {
+    let backend = (0u32..=65_535, 0u8..3, any::<u32>(), 0u8..3);
+    let service = (
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        "[A-Za-z0-9._-]{1,40}",
+        proptest::collection::vec(backend, 0..8),
+        1u64..1_000_000,
+        proptest::option::of("/[a-z/]{0,40}"),
+    );
+    proptest::collection::vec(service, 0..12).prop_map(|services| {
+        let mut pool = Pool::default();
+        for (number, service) in services.into_iter().enumerate() {
+            let (v6, udp, nat, name, backends, timeout, path) = service;
+            let ip = |kind: u8, place: usize| -> IpAddr {
+                if v6 {
+                    format!("2001:db8:{kind}::{number:x}:{}", place + 1)
+                        .parse()
+                        .unwrap()
+                } else {
+                    format!("10.{kind}.{number}.{}", place + 1).parse().unwrap()
+                }
+            };
+            let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+            let forwarding = if nat {
+                Forwarding::Nat
+            } else {
+                Forwarding::DsrL2
+            };
+            let port = if nat {
+                PortMatch::Exact(443)
+            } else {
+                PortMatch::Any
+            };
+            let mut service = Service::new(
+                &format!("{name}.{number}"),
+                ip(1, 0),
+                port,
+                protocol,
+                forwarding,
+            );
+            service.timeouts.established = Duration::from_millis(timeout);
+            if let Some(path) = path {
+                service.health.kind = HealthKind::Https;
+                service.health.path = Some(path);
+            }
+            for (place, (weight, admin, timeout, forced)) in backends.into_iter().enumerate() {
+                let mut backend = Backend::new(ip(2, place), if nat { 8080 } else { 0 });
+                backend.weight = weight;
+                backend.admin = match admin {
+                    0 => Admin::Enabled,
+                    1 => Admin::Disabled,
+                    _ => Admin::Drain {
+                        timeout: Duration::from_millis(timeout.min(1 << 30).into()),
+                    },
+                };
+                backend.forced = Forced::from_code(forced).unwrap();
+                service.backends.push(backend);
+            }
+            pool.services.push(service);
+        }
+        pool
+    })
+}
+
+fn counts(pool: &Pool) -> (u32, u32) {
+    (pool.services.len() as u32, pool.backend_count() as u32)
+}
+
+#[test]
+fn the_sample_is_valid() {
+    sample().validate().unwrap();
+}
+
+#[test]
+fn counts_that_do_not_fit_are_refused() {
+    let pool = sample();
+    let bytes = encode(&pool);
+    for (services, backends) in [
+        (1, 4),
+        (2, 3),
+        (3, 4),
+        (u32::MAX, u32::MAX),
+        (4097, 0),
+        (0, 131_073),
+    ] {
+        assert!(
+            decode(&bytes, services, backends).is_err(),
+            "{services} {backends}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn records_lead_back_to_their_pool(pool in pools()) {
+        pool.validate().unwrap();
+        let (services, backends) = counts(&pool);
+        prop_assert_eq!(decode(&encode(&pool), services, backends), Ok(pool));
+    }
+
+    #[test]
+    fn changed_records_are_another_valid_pool_or_refused(
+        pool in pools(),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let (services, backends) = counts(&pool);
+        let mut bytes = encode(&pool);
+        if !bytes.is_empty() {
+            for (place, value) in changes {
+                let place = place.index(bytes.len());
+                bytes[place] = value;
+            }
+        }
+        // Never a panic; and what is accepted has exactly one form.
+        if let Ok(pool) = decode(&bytes, services, backends) {
+            pool.validate().unwrap();
+            prop_assert_eq!(encode(&pool), bytes);
+        }
+    }
+}
