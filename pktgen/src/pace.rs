@@ -38,6 +38,51 @@ impl Pace {
     }
 }
 
+/// Keeps a sender that was held up from catching up all at once: it may go a quarter faster than the
+/// rate until it is in time again, and send bursts of 32 packets or 100 µs' worth, whichever is more.
+/// A queue of 256 packets (a veth has no more) would overflow otherwise.
+#[derive(Debug, Clone, Copy)]
+pub struct Throttle {
+    rate: u128,
+    last: u64,
+    /// Packets that may be sent now, in billionths.
+    credit: u128,
+}
+
+/// The burst that is always allowed.
+const BURST: u128 = 32 * SECOND;
+
+impl Throttle {
+    /// A throttle at `pace`, for a sender that starts at time 0.
+    #[must_use]
+    pub const fn new(pace: Pace) -> Self {
+        Self {
+            rate: pace.rate as u128,
+            last: 0,
+            credit: BURST,
+        }
+    }
+
+    /// How many packets may go `elapsed` ns after the start.
+    #[inline]
+    pub fn allowed(&mut self, elapsed: u64) -> u64 {
+        if self.rate == 0 {
+            return u64::MAX;
+        }
+        let passed = u128::from(elapsed.saturating_sub(self.last));
+        self.last = self.last.max(elapsed);
+        let most = BURST.max(self.rate * 100_000);
+        self.credit = (self.credit + passed * (self.rate + self.rate.div_ceil(4))).min(most);
+        (self.credit / SECOND) as u64
+    }
+
+    /// Takes `packets` that have gone off what is allowed.
+    #[inline]
+    pub fn spend(&mut self, packets: u64) {
+        self.credit = self.credit.saturating_sub(u128::from(packets) * SECOND);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +94,39 @@ mod tests {
         assert_eq!(Pace::new(1_000).due(1), 1);
         assert_eq!(Pace::new(0).due(0), u64::MAX);
         assert_eq!(Pace::new(0).time(5), None);
+    }
+
+    /// A sender that looks every 10 µs but is away from `stall` to `back` (µs). Gives the largest
+    /// burst and how many have gone after `end` µs.
+    fn sender(rate: u64, stall: u64, back: u64, end: u64) -> (u64, u64) {
+        let pace = Pace::new(rate);
+        let (mut throttle, mut sent, mut largest) = (Throttle::new(pace), 0, 0);
+        for micros in (0..end).step_by(10).filter(|m| !(stall..back).contains(m)) {
+            let burst = (pace.due(micros * 1_000) - sent).min(throttle.allowed(micros * 1_000));
+            throttle.spend(burst);
+            (sent, largest) = (sent + burst, largest.max(burst));
+        }
+        (largest, sent)
+    }
+
+    #[test]
+    fn a_sender_that_was_held_up_catches_up_in_small_bursts() {
+        // 10 ms away at 100,000/s are 1,000 packets behind, which 25,000/s more make up in 40 ms.
+        let (largest, sent) = sender(100_000, 20_000, 30_000, 75_000);
+        assert!(largest <= 32, "{largest}");
+        assert_eq!(sent, 7_499, "in time again");
+        let (_, behind) = sender(100_000, 20_000, 30_000, 40_000);
+        assert!((3_200..3_400).contains(&behind), "{behind} of 4,000");
+    }
+
+    #[test]
+    fn a_sender_in_time_is_not_slowed() {
+        for rate in [1_000, 100_000, 10_000_000] {
+            assert_eq!(
+                sender(rate, 0, 0, 100_000).1,
+                Pace::new(rate).due(99_990_000)
+            );
+        }
     }
 
     proptest! {

@@ -173,16 +173,41 @@ pub struct RunFlows {
 pub struct PoolReport {
     /// Buffers in all.
     pub size: u32,
-    /// Buffers in the pool; as many as there are, or some were lost.
+    /// Buffers in the pool.
     pub free: u32,
+    /// Buffers that a driver took when its device was opened and is known not to give back when it
+    /// is closed: AF_XDP's fill ring. Counted before the first packet, so that none is among them
+    /// that passed through here.
+    pub held_by_driver: u32,
 }
 
 impl PoolReport {
-    /// Whether every buffer has come home.
+    /// Whether every buffer is accounted for.
     #[must_use]
     pub const fn is_full(&self) -> bool {
-        self.free == self.size
+        self.free + self.held_by_driver >= self.size
     }
+}
+
+/// A device's own counters at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeviceReport {
+    /// The device as it was given.
+    pub device: String,
+    /// Its driver.
+    pub driver: String,
+    /// Frames it received.
+    pub rx_packets: u64,
+    /// Frames it dropped because nobody fetched them in time.
+    pub rx_missed: u64,
+    /// Frames it received in error.
+    pub rx_errors: u64,
+    /// Frames it lost because there were no buffers.
+    pub rx_no_buffer: u64,
+    /// Frames it sent.
+    pub tx_packets: u64,
+    /// Frames it took and could not send.
+    pub tx_errors: u64,
 }
 
 /// What the generator has found.
@@ -222,6 +247,8 @@ pub struct RunReport {
     pub backends: BTreeMap<u16, u64>,
     /// Latency.
     pub latency_ns: Latency,
+    /// The devices' own counters.
+    pub devices: Vec<DeviceReport>,
     /// The packet buffers.
     pub pool: PoolReport,
     /// Expectations that were not met; empty when all is well.
@@ -297,6 +324,8 @@ pub struct ReflectReport {
     pub moves: Vec<Move>,
     /// The backends.
     pub backends: Vec<BackendReport>,
+    /// The devices' own counters.
+    pub devices: Vec<DeviceReport>,
     /// The packet buffers.
     pub pool: PoolReport,
     /// Expectations that were not met; empty when all is well.
@@ -460,6 +489,22 @@ fn moves_line(moves: &[Move]) -> String {
     line.join(", ")
 }
 
+fn missed_line(devices: &[DeviceReport]) -> String {
+    let sum = |figure: fn(&DeviceReport) -> u64| devices.iter().map(figure).sum::<u64>();
+    let (missed, starved) = (sum(|d| d.rx_missed), sum(|d| d.rx_no_buffer));
+    format!(
+        "{missed}, {starved}, {}",
+        sum(|d| d.rx_errors) + sum(|d| d.tx_errors)
+    )
+}
+
+fn buffers_line(pool: &PoolReport) -> String {
+    match pool.held_by_driver {
+        0 => format!("{} of {}", pool.free, pool.size),
+        held => format!("{} of {}, {held} held by the driver", pool.free, pool.size),
+    }
+}
+
 fn verdict(failed: &[&'static str], pool: &PoolReport) -> String {
     match (failed.is_empty(), pool.is_full()) {
         (true, true) => "passed".into(),
@@ -510,10 +555,8 @@ impl Report for RunReport {
                 self.flows.moved.to_string(),
             ),
             ("moves", moves_line(&self.moves)),
-            (
-                "buffers free",
-                format!("{} of {}", self.pool.free, self.pool.size),
-            ),
+            ("missed, no buffer, errors", missed_line(&self.devices)),
+            ("buffers free", buffers_line(&self.pool)),
             ("verdict", verdict(&self.failed, &self.pool)),
         ];
         let l = &self.latency_ns;
@@ -574,10 +617,8 @@ impl Report for ReflectReport {
                 self.flows.moved.to_string(),
             ),
             ("moves", moves_line(&self.moves)),
-            (
-                "buffers free",
-                format!("{} of {}", self.pool.free, self.pool.size),
-            ),
+            ("missed, no buffer, errors", missed_line(&self.devices)),
+            ("buffers free", buffers_line(&self.pool)),
             ("verdict", verdict(&self.failed, &self.pool)),
         ];
         let mut table = Table::new();

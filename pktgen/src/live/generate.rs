@@ -18,6 +18,7 @@ use super::session::{Session, Settings};
 use super::worker::{Counts, Generator, Outcome, Path};
 use crate::frame::Link;
 use crate::lane::{Lane, Lanes};
+use crate::pace::Throttle;
 use crate::profile::Profile;
 use crate::random::mix;
 use crate::report::{self, Expectations, Found, RunFlows, RunReport, VERSION, Volume};
@@ -62,7 +63,7 @@ pub fn run(
     session.wait_for_links(settings.link_timeout, &signals)?;
     let paths = prepare(profile, &session, queues, options, &signals)?;
     let (outcomes, start) = send_all(profile, &session, settings, options, paths, &signals)?;
-    let pool = session.close()?;
+    let (devices, pool) = session.close()?;
     let mut totals = Totals::new()?;
     let (mut counts, mut opened) = (Counts::default(), 0);
     for outcome in &outcomes {
@@ -102,6 +103,7 @@ pub fn run(
         moves: report::moves(&totals.moves),
         backends: totals.backends.clone(),
         latency_ns: (&totals.latency).into(),
+        devices,
         pool,
         failed: options.expectations.missed(&found),
     })
@@ -209,6 +211,7 @@ fn send_all(
             idle: settings.idle,
             progress: Arc::default(),
             counts: Counts::default(),
+            throttle: Throttle::new(profile.pace()),
             spare: None,
         });
     }

@@ -14,7 +14,7 @@ use weir_engine::worker::{Stop, Worker};
 
 use super::progress::{Progress, Signals};
 use super::session::{Session, Settings};
-use super::{BURST, LiveError};
+use super::{BURST, LiveError, reclaim};
 use crate::reflector::{Mode, Reflector, Verdict};
 use crate::report::{self, Expectations, Found, ReflectFlows, ReflectReport, VERSION, Volume};
 
@@ -66,7 +66,7 @@ pub fn reflect(
     worker.stop();
     let (reflector, unsent) = worker.join()?;
     let seconds = start.elapsed().as_secs_f64();
-    let pool = session.close()?;
+    let (devices, pool) = session.close()?;
     let counts = reflector.counts();
     let found = Found {
         lost: counts.gaps() + unsent,
@@ -102,6 +102,7 @@ pub fn reflect(
         },
         moves: report::moves(reflector.moves()),
         backends: report::backends(&reflector),
+        devices,
         pool,
         failed: options.expectations.missed(&found),
     })
@@ -152,6 +153,7 @@ impl Mirror {
                 .set(counts.packets, counts.answered, counts.moved_flows);
             idle.wait(received);
         }
+        queues.iter_mut().for_each(|queue| reclaim(&mut queue.tx));
         (self.reflector, self.unsent)
     }
 

@@ -10,7 +10,7 @@ use weir_engine::queue::Queue;
 
 use super::LiveError;
 use super::progress::Signals;
-use crate::report::PoolReport;
+use crate::report::{DeviceReport, PoolReport};
 
 /// Descriptors of each queue, receiving and sending.
 const DESCRIPTORS: u16 = 1_024;
@@ -90,7 +90,12 @@ pub struct Session {
     eal: Eal,
     pool: Mempool,
     ports: Vec<Port>,
+    held_by_driver: u32,
 }
+
+/// The driver that keeps what it put into its fill rings: DPDK 22.11 deletes the
+/// rings with the buffers in them when the device is closed.
+const KEEPING_DRIVER: &str = "net_af_xdp";
 
 impl Session {
     /// Starts DPDK, makes the pool and opens the devices. Gives the queues of each device.
@@ -105,16 +110,28 @@ impl Session {
             ..MempoolConfig::default()
         };
         let pool = Mempool::new(&eal, &config)?;
-        let (mut ports, mut queues) = (Vec::new(), Vec::new());
+        let (mut ports, mut queues, mut held_by_driver) = (Vec::new(), Vec::new(), 0);
         for device in &settings.devices {
+            let before = pool.in_use();
             let mut port = open_port(&eal, &pool, settings, device)?;
+            if port.driver() == KEEPING_DRIVER {
+                held_by_driver += pool.in_use().saturating_sub(before);
+            }
             queues.push(
                 port.take_queues()
                     .ok_or_else(|| LiveError::QueuesTaken(device.clone()))?,
             );
             ports.push(port);
         }
-        Ok((Self { eal, pool, ports }, queues))
+        Ok((
+            Self {
+                eal,
+                pool,
+                ports,
+                held_by_driver,
+            },
+            queues,
+        ))
     }
 
     /// DPDK.
@@ -162,20 +179,38 @@ impl Session {
     ///
     /// # Errors
     /// When a device or DPDK does not close.
-    pub fn close(self) -> Result<PoolReport, LiveError> {
+    pub fn close(self) -> Result<(Vec<DeviceReport>, PoolReport), LiveError> {
+        let mut devices = Vec::new();
         for port in self.ports {
+            devices.push(device_report(&port)?);
             port.stop()?;
         }
         let report = PoolReport {
             size: self.pool.capacity(),
             free: self.pool.available(),
+            held_by_driver: self.held_by_driver,
         };
         drop(self.pool);
-        if report.is_full() {
+        // With buffers out, their memory must stay, and DPDK with it.
+        if report.free == report.size {
             self.eal.stop()?;
         }
-        Ok(report)
+        Ok((devices, report))
     }
+}
+
+fn device_report(port: &Port) -> Result<DeviceReport, PortError> {
+    let counted = port.statistics()?;
+    Ok(DeviceReport {
+        device: port.name().to_owned(),
+        driver: port.driver().to_owned(),
+        rx_packets: counted.rx_packets,
+        rx_missed: counted.rx_missed,
+        rx_errors: counted.rx_errors,
+        rx_no_buffer: counted.rx_no_buffer,
+        tx_packets: counted.tx_packets,
+        tx_errors: counted.tx_errors,
+    })
 }
 
 fn open_port(

@@ -14,16 +14,18 @@ use weir_engine::worker::Stop;
 
 use super::BURST;
 use super::progress::Progress;
+use super::reclaim;
 use super::resolve::{Owner, send};
 use crate::frame::Link;
 use crate::lane::{Lane, Lanes};
+use crate::pace::Throttle;
 use crate::receive::{self, Frame};
 use crate::stamp::Stamp;
 use crate::tally::{Tally, Totals};
 use crate::traffic::Traffic;
 
 /// Places in the sequence passed in one round; a worker sends its share of them.
-const ROUND: usize = 64;
+const ROUND: u64 = 64;
 
 /// A queue with what goes over it.
 #[derive(Debug)]
@@ -54,6 +56,7 @@ pub(crate) struct Generator {
     pub idle: idle::Mode,
     pub progress: Arc<Progress>,
     pub counts: Counts,
+    pub throttle: Throttle,
     /// A buffer that a place of another worker left over.
     pub spare: Option<Mbuf>,
 }
@@ -110,6 +113,9 @@ impl Generator {
             idle.wait(moved);
         }
         self.give_up_pending();
+        for path in &mut self.paths {
+            reclaim(&mut path.queue.tx);
+        }
         self.report();
         Outcome {
             counts: self.counts,
@@ -123,8 +129,9 @@ impl Generator {
     fn write_due(&mut self, now: Nanos) -> usize {
         let elapsed = now.0.saturating_sub(self.start.0);
         let due = self.traffic.profile().pace().due(elapsed).min(self.packets);
+        let allowed = self.throttle.allowed(elapsed).min(ROUND);
         let mut passed = 0;
-        while passed < ROUND && self.traffic.index() < due {
+        while passed < allowed && self.traffic.index() < due {
             if self.paths.iter().any(|path| path.pending.is_full()) {
                 break;
             }
@@ -155,7 +162,8 @@ impl Generator {
                 path.pending.push(mbuf);
             }
         }
-        passed
+        self.throttle.spend(passed);
+        passed as usize
     }
 
     fn flush(&mut self) -> usize {
