@@ -35,6 +35,7 @@ demo: release ## balance real HTTP traffic between network namespaces, pool chan
 	scripts/demo
 
 bench: release ## measure, with testpmd on the same devices in the same run as the yardstick
+	cargo build --release -p weir-benches
 	scripts/bench
 
 test: setup ## everything CI checks
