@@ -42,7 +42,7 @@ pub fn members(count: usize) -> Vec<Member> {
             name: format!(
                 "10.{}.{}.{}:80",
                 index >> 16,
-                index >> 8 & 0xff,
+                (index >> 8) & 0xff,
                 index & 0xff
             ),
             weight: 1,

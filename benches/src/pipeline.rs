@@ -162,7 +162,7 @@ fn write(frame: &mut HeapBuffer, template: &[u8; FRAME], flow: u32) {
         *bytes = *template;
         let [a, b, c, d] = flow.to_be_bytes();
         bytes[26..30].copy_from_slice(&[11 + a, b, c, d]);
-        bytes[34..36].copy_from_slice(&[0x40 | d & 0x3f, c]);
+        bytes[34..36].copy_from_slice(&[0x40 | (d & 0x3f), c]);
         let sum = checksum::of(&bytes[14..34]);
         bytes[24..26].copy_from_slice(&sum);
     }
@@ -184,7 +184,7 @@ pub fn measure(
     let mut back = Back::default();
     let mut burst: ArrayVec<HeapBuffer, BURST> =
         (0..BURST).map(|_| HeapBuffer::new(&template)).collect();
-    let scale = |random: u32| (u64::from(random) * u64::from(flows) >> 32) as u32;
+    let scale = |random: u32| ((u64::from(random) * u64::from(flows)) >> 32) as u32;
     let mut round = |burst: &mut ArrayVec<HeapBuffer, BURST>,
                      flow: &mut dyn FnMut() -> u32,
                      run: bool,

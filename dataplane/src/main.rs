@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { config } => run(&config),
         Command::Check { config } => check(&config),
-        Command::Replay(args) => replay(args),
+        Command::Replay(args) => replay(&args),
     };
     result.unwrap_or_else(|(code, message)| {
         eprintln!("{message}");
@@ -104,7 +104,7 @@ fn check(path: &std::path::Path) -> Exit {
 #[cfg(feature = "dpdk")]
 fn run(path: &std::path::Path) -> Exit {
     let config = load(path)?;
-    weir::daemon::run(config).map_err(|error| (FAILED, format!("weir: {error}")))?;
+    weir::daemon::run(&config).map_err(|error| (FAILED, format!("weir: {error}")))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -116,7 +116,7 @@ fn run(_: &std::path::Path) -> Exit {
     ))
 }
 
-fn replay(args: ReplayArgs) -> Exit {
+fn replay(args: &ReplayArgs) -> Exit {
     let config = load(&args.config)?;
     let inputs = args
         .inputs

@@ -86,14 +86,14 @@ fn log(message: impl fmt::Display) {
 ///
 /// # Errors
 /// Why it did not start, or did not end well.
-pub fn run(config: Arc<Config>) -> Result<(), DaemonError> {
+pub fn run(config: &Arc<Config>) -> Result<(), DaemonError> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(DaemonError::Signals)?;
     }
-    let operator = Operator::open(&config)?;
-    let eal = Eal::start(&eal_config(&config))?;
-    let result = balance(&config, &eal, operator, &stop);
+    let operator = Operator::open(config)?;
+    let eal = Eal::start(&eal_config(config))?;
+    let result = balance(config, &eal, operator, &stop);
     let stopped = eal.stop();
     result?;
     stopped?;
@@ -209,7 +209,7 @@ fn balance(
     for (number, (worker, core)) in prepared.into_iter().zip(&config.engine.workers).enumerate() {
         let name = format!("weir-worker-{number}");
         workers.push(Worker::spawn_registered(eal, &name, *core, move |stop| {
-            worker.run(&stop)
+            worker.run(&stop);
         })?);
     }
     for port in &ports {
