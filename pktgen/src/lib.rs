@@ -26,4 +26,5 @@ pub mod stamp;
 pub mod tally;
 pub mod track;
 pub mod traffic;
+pub mod turnaround;
 pub mod units;

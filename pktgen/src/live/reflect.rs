@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use weir_engine::ArrayVec;
 use weir_engine::buffer::{Buffer, BufferSource};
+use weir_engine::clock::{Clock, Nanos};
 use weir_engine::idle::{self, Idle};
 use weir_engine::mbuf::{Mbuf, free_bulk};
 use weir_engine::mempool::Mempool;
@@ -20,8 +21,8 @@ use crate::report::{self, Expectations, Found, ReflectFlows, ReflectReport, VERS
 
 /// How often the watching thread looks.
 const WATCH: Duration = Duration::from_millis(10);
-/// Rounds for which answers are offered again to a device that does not take them.
-const OFFERS: u32 = 1_000;
+/// How long answers are offered to a device that takes none.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What to do besides answering.
 #[derive(Debug, Clone)]
@@ -49,7 +50,7 @@ pub fn reflect(
     let (session, queues) = Session::open(settings)?;
     let progress = Arc::new(Progress::default());
     let mirror = Mirror {
-        queues: queues.into_iter().flatten().collect(),
+        sides: queues.into_iter().flatten().map(side).collect(),
         reflector,
         pool: session.pool().clone(),
         idle: settings.idle,
@@ -132,9 +133,25 @@ fn watch(progress: &Progress, options: &Options, signals: &Signals, ended: impl 
     }
 }
 
+fn side(queue: Queue) -> Side {
+    Side {
+        queue,
+        answers: ArrayVec::new(),
+        stuck: None,
+    }
+}
+
+/// A queue with the answers that its device has not taken yet.
+struct Side {
+    queue: Queue,
+    answers: ArrayVec<Mbuf, BURST>,
+    /// Since when it takes none.
+    stuck: Option<Nanos>,
+}
+
 /// The worker's belongings.
 struct Mirror {
-    queues: Vec<Queue>,
+    sides: Vec<Side>,
     reflector: Reflector,
     pool: Mempool,
     idle: idle::Mode,
@@ -145,38 +162,52 @@ struct Mirror {
 impl Mirror {
     fn run(mut self, stop: &Stop) -> (Reflector, u64) {
         let mut idle = Idle::new(self.idle);
-        let mut queues = std::mem::take(&mut self.queues);
+        let clock = Clock::new();
+        let mut sides = std::mem::take(&mut self.sides);
         while !stop.is_raised() {
-            let received = queues.iter_mut().map(|queue| self.round(queue)).sum();
+            let moved = sides.iter_mut().map(|side| self.round(side, &clock)).sum();
             let counts = self.reflector.counts();
             self.progress
                 .set(counts.packets, counts.answered, counts.moved_flows);
-            idle.wait(received);
+            idle.wait(moved);
         }
-        queues.iter_mut().for_each(|queue| reclaim(&mut queue.tx));
+        for side in &mut sides {
+            self.give_up(side);
+            reclaim(&mut side.queue.tx);
+        }
         (self.reflector, self.unsent)
     }
 
-    /// One burst: receive, decide, send.
-    fn round(&mut self, queue: &mut Queue) -> usize {
-        let mut burst: ArrayVec<Mbuf, BURST> = ArrayVec::new();
-        let received = queue.rx.receive(&mut burst);
-        let mut answers: ArrayVec<Mbuf, BURST> = ArrayVec::new();
-        for mut mbuf in burst {
-            match self.reflector.handle(mbuf.data_mut()) {
-                Verdict::Answer => answers.push(mbuf),
-                Verdict::Reply(frame) => answers.extend(self.pool.copy_from(&frame)),
-                Verdict::Done => {}
+    /// One burst: receive, decide, send. While answers wait, nothing more is received, so that the
+    /// pressure is felt where it comes from.
+    fn round(&mut self, side: &mut Side, clock: &Clock) -> usize {
+        let mut received = 0;
+        if side.answers.is_empty() {
+            let mut burst: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+            received = side.queue.rx.receive(&mut burst);
+            for mut mbuf in burst {
+                match self.reflector.handle(mbuf.data_mut()) {
+                    Verdict::Answer => side.answers.push(mbuf),
+                    Verdict::Reply(frame) => side.answers.extend(self.pool.copy_from(&frame)),
+                    Verdict::Done => {}
+                }
             }
         }
-        for _ in 0..OFFERS {
-            if answers.is_empty() {
-                break;
-            }
-            queue.tx.send(&mut answers);
+        if side.answers.is_empty() {
+            return received;
         }
-        self.unsent += answers.len() as u64;
-        free_bulk(&mut answers);
-        received
+        let sent = side.queue.tx.send(&mut side.answers);
+        if sent > 0 || side.answers.is_empty() {
+            side.stuck = None;
+        } else if clock.now().since(*side.stuck.get_or_insert(clock.now())) > PATIENCE {
+            self.give_up(side);
+        }
+        received + sent
+    }
+
+    fn give_up(&mut self, side: &mut Side) {
+        self.unsent += side.answers.len() as u64;
+        free_bulk(&mut side.answers);
+        side.stuck = None;
     }
 }
