@@ -106,9 +106,9 @@ fn removing_and_adding_a_backend_a_hundred_times_moves_no_other_flow() {
         for flow in (0..2_000).step_by(97) {
             let backend = balancer.send(flow, Transport::Ack).unwrap();
             if flows[&flow] == gone {
-                assert_ne!(backend, gone)
+                assert_ne!(backend, gone);
             } else {
-                assert_eq!(backend, flows[&flow])
+                assert_eq!(backend, flows[&flow]);
             }
         }
         balancer.command(&format!("backend add web {}", name(gone)));
@@ -180,9 +180,9 @@ fn disabling_takes_a_backends_flows_away_at_once_and_enabling_lets_new_ones_come
     for (flow, backend) in &flows {
         let now = balancer.send(*flow, Transport::Ack).unwrap();
         if *backend == 1 {
-            assert_ne!(now, 1)
+            assert_ne!(now, 1);
         } else {
-            assert_eq!(now, *backend)
+            assert_eq!(now, *backend);
         }
     }
     balancer.command("backend enable web 10.0.0.101:80");
