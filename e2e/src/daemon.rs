@@ -130,6 +130,7 @@ impl Daemon {
             .arg(host::binary("weirctl")?);
         command
             .args(["--instance", &self.instance])
+            .env("WEIR_SHM_DIR", &self.shm)
             .stdin(Stdio::null());
         Ok(command)
     }
