@@ -3,9 +3,9 @@
 //! Run to completion on one core. Each stage is a loop over the whole burst, so that the cache
 //! misses of one packet (headers, then the conntrack line) overlap with work on the others:
 //!
-//! 1. [`Pipeline::classify`]: parse, VIP lookup, flow hash, prefetch of the conntrack line.
-//! 2. [`steer`]: conntrack, or on a miss the service's Maglev table.
-//! 3. [`Pipeline::rewrite`]: the mode's change, then the Ethernet header, then to the sink.
+//! 1. `classify`: parse, VIP lookup, flow hash, prefetch of the conntrack line.
+//! 2. `steer`: conntrack, or on a miss the service's Maglev table.
+//! 3. `rewrite`: the mode's change, then the Ethernet header, then to the sink.
 //!
 //! Everything here is hot: no allocation, lock, log, system call or panic on input. What a packet
 //! needs beyond that (ARP, ICMP, a next hop that is not resolved) goes to the control core through
