@@ -24,6 +24,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_set_mtu",
     "rte_eth_dev_socket_id",
     "rte_eth_dev_start",
+    "rte_eth_allmulticast_enable",
     "rte_eth_promiscuous_disable",
     "rte_eth_promiscuous_enable",
     "rte_socket_count",

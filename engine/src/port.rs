@@ -191,6 +191,7 @@ impl Port {
         if let Some(on) = config.promiscuous {
             check(config, "setting promiscuous mode", promiscuous(id, on))?;
         }
+        take_groups(id, config)?;
         let table_size = match rss_key {
             Some(_) => set_table(id, config, &info)?,
             None => None,
@@ -361,6 +362,14 @@ fn check(config: &PortConfig, action: &'static str, ret: i32) -> Result<(), Port
 
 fn is_unsupported(ret: i32) -> bool {
     ret == -libc::ENOTSUP || ret == -libc::ENOSYS
+}
+
+/// Takes in frames to all groups: neighbour discovery asks by multicast (RFC 4861), and which groups
+/// that are depends on addresses that change at run time. Devices without the call filter nothing.
+fn take_groups(id: u16, config: &PortConfig) -> Result<(), PortError> {
+    // SAFETY: a number in, a number out.
+    let ret = unsafe { sys::rte_eth_allmulticast_enable(id) };
+    if is_unsupported(ret) { Ok(()) } else { check(config, "taking in multicast frames", ret) }
 }
 
 fn promiscuous(id: u16, on: bool) -> i32 {
