@@ -62,11 +62,7 @@ impl Reflector {
     /// SIGTERM, and what it reports then.
     fn stop(mut self) -> (Option<i32>, Value) {
         let mut child = self.child.take().unwrap();
-        // SAFETY: a signal to a child of ours that has not been waited for.
-        #[allow(unsafe_code)]
-        unsafe {
-            libc::kill(child.id() as libc::pid_t, libc::SIGTERM);
-        }
+        terminate(&child);
         let mut text = String::new();
         child
             .stdout
@@ -74,13 +70,12 @@ impl Reflector {
             .unwrap()
             .read_to_string(&mut text)
             .unwrap();
-        let code = wait(&mut child).code();
+        let status = wait(&mut child);
         let mut said = String::new();
         let _ = self.stderr.read_to_string(&mut said);
-        (
-            code,
-            serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}\n{said}")),
-        )
+        let report = serde_json::from_str(&text);
+        let report = report.unwrap_or_else(|_| panic!("no report, {status}: {text}\n{said}"));
+        (status.code(), report)
     }
 }
 
@@ -90,6 +85,14 @@ impl Drop for Reflector {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+fn terminate(child: &Child) {
+    // SAFETY: a signal to a child of ours that has not been waited for.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::kill(child.id() as libc::pid_t, libc::SIGTERM);
     }
 }
 
@@ -409,4 +412,78 @@ fn a_next_hop_that_does_not_answer_and_a_link_that_stays_down_are_named() {
         "{message}"
     );
     assert_eq!(reflector.stop().0, Some(0));
+}
+
+#[test]
+fn a_run_without_an_end_reports_when_it_is_told_to_stop() {
+    let args = [
+        "run",
+        "--json",
+        "--device",
+        "net_null0,no-rx=1",
+        "--vip",
+        "10.0.0.11",
+        "--core",
+        "1",
+    ];
+    let more = [
+        "--dst-mac",
+        "02:00:00:00:00:01",
+        "--rate",
+        "1k",
+        "--drain",
+        "100ms",
+    ];
+    let mut child = command(&[&args[..], &more].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    terminate(&child);
+    let code = wait(&mut child).code();
+    let report: Value = serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(code, Some(0));
+    assert!(report["sent"]["packets"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(report["loss"]["packets"], report["sent"]["packets"]);
+    assert_full(&report);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_exit_code_2_before_any_device_is_touched() {
+    let vip = ["--device", "net_null0", "--vip", "10.0.0.11"];
+    let backend = ["--device", "net_null0", "--backend", "10.0.0.11"];
+    let refusals: [(&str, &[&str], &[&str], &str); 5] = [
+        (
+            "run",
+            &vip,
+            &["--core", "0", "--core", "1"],
+            "2 cores for 1 queues",
+        ),
+        (
+            "run",
+            &vip,
+            &["--one-way", "--fail-on-loss"],
+            "cannot be used with",
+        ),
+        ("run", &vip, &["--flows", "0"], "--flows 1 or more"),
+        (
+            "reflect",
+            &backend,
+            &["--core", "0", "--core", "1"],
+            "one --core",
+        ),
+        (
+            "reflect",
+            &backend,
+            &["--backend", "10.0.0.11"],
+            "given twice",
+        ),
+    ];
+    for (name, args, more, words) in refusals {
+        let output = command(&[&[name], args, more].concat()).output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(words), "{message}");
+    }
 }

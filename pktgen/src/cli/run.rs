@@ -65,6 +65,13 @@ impl RunArgs {
     /// [`CommandError`].
     pub fn execute(&self) -> Result<bool, CommandError> {
         let profile = Profile::new(self.profile.wanted())?;
+        let queues = self.device.devices.len() * usize::from(self.device.queues);
+        if self.device.cores.len() > queues {
+            return Err(CommandError::Usage(format!(
+                "{} cores for {queues} queues; a worker needs a queue at least: give more --queues or fewer --core",
+                self.device.cores.len()
+            )));
+        }
         let options = Options {
             source_mac: self.link.src_mac,
             destination_mac: self.link.dst_mac,

@@ -8,7 +8,7 @@ use super::{ProfileReport, Report, pairs};
 /// What the capture writer has done.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PcapReport {
-    /// [`VERSION`].
+    /// [`super::VERSION`].
     pub version: u32,
     /// `pcap`.
     pub command: &'static str,

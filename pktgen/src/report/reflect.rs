@@ -39,7 +39,7 @@ pub struct ReflectFlows {
 /// What the reflector has found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReflectReport {
-    /// [`VERSION`].
+    /// [`super::VERSION`].
     pub version: u32,
     /// `reflect`.
     pub command: &'static str,

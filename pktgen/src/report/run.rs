@@ -75,7 +75,7 @@ pub struct RunFlows {
 /// What the generator has found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunReport {
-    /// [`VERSION`].
+    /// [`super::VERSION`].
     pub version: u32,
     /// `run`.
     pub command: &'static str,
