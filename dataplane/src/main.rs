@@ -146,7 +146,11 @@ fn replay(args: &ReplayArgs) -> Exit {
     } else {
         print!("{}", outcome.report);
     }
-    Ok(if outcome.refused == 0 {
+    for damage in &outcome.damaged {
+        eprintln!("weir: {damage}");
+    }
+    let clean = outcome.refused == 0 && outcome.damaged.is_empty();
+    Ok(if clean {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(FAILED)

@@ -100,7 +100,7 @@ fn json(output: &Output) -> Value {
 fn frames(path: &Path) -> Vec<(u64, Vec<u8>)> {
     let mut reader = CaptureReader::open(path).unwrap();
     let mut frames = Vec::new();
-    while let Some(frame) = reader.take().unwrap() {
+    while let Some(frame) = reader.take() {
         frames.push((frame.time, frame.bytes));
     }
     frames

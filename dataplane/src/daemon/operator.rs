@@ -137,7 +137,9 @@ impl Operator {
         let initial = answers::directory(&running.control);
         let written = self.server.publish_initial(&initial);
         self.note(written);
-        let written = self.server.rebuilt(0, running.control.book().tables_built());
+        let written = self
+            .server
+            .rebuilt(0, running.control.book().tables_built());
         self.note(written);
         let pool = running.control.pool();
         let text = format!(

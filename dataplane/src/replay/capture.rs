@@ -67,6 +67,7 @@ pub struct CaptureReader {
     format: Format,
     frames: u64,
     ahead: Option<Frame>,
+    problem: Option<CaptureError>,
 }
 
 impl CaptureReader {
@@ -104,8 +105,9 @@ impl CaptureReader {
             format,
             frames: 0,
             ahead: None,
+            problem: None,
         };
-        capture.ahead = capture.read()?;
+        capture.read_ahead();
         Ok(capture)
     }
 
@@ -127,13 +129,33 @@ impl CaptureReader {
         self.ahead.as_ref().map(|frame| frame.time)
     }
 
-    /// Takes the next frame and reads the one after it.
-    ///
-    /// # Errors
-    /// When what follows is damaged; the frame is lost then.
-    pub fn take(&mut self) -> Result<Option<Frame>, CaptureError> {
-        let after = self.read()?;
-        Ok(std::mem::replace(&mut self.ahead, after))
+    /// Takes the next frame and reads the one after it. A damaged capture ends where the damage
+    /// begins, as one that was cut short does; see [`CaptureReader::problem`].
+    pub fn take(&mut self) -> Option<Frame> {
+        let frame = self.ahead.take();
+        self.read_ahead();
+        frame
+    }
+
+    /// Why the capture ended before its end, once it has.
+    #[must_use]
+    pub const fn problem(&self) -> Option<&CaptureError> {
+        self.problem.as_ref()
+    }
+
+    /// As [`CaptureReader::problem`], at the end.
+    #[must_use]
+    pub fn into_problem(self) -> Option<CaptureError> {
+        self.problem
+    }
+
+    fn read_ahead(&mut self) {
+        if self.problem.is_none() {
+            match self.read() {
+                Ok(frame) => self.ahead = frame,
+                Err(problem) => self.problem = Some(problem),
+            }
+        }
     }
 
     fn read(&mut self) -> Result<Option<Frame>, CaptureError> {
@@ -330,11 +352,29 @@ mod tests {
             let mut reader = CaptureReader::open(&path).unwrap();
             assert_eq!(reader.has_nanoseconds(), nanoseconds);
             let mut back = Vec::new();
-            while let Some(frame) = reader.take().unwrap() {
+            while let Some(frame) = reader.take() {
                 back.push(frame);
             }
             assert_eq!(back, frames);
         }
+    }
+
+    #[test]
+    fn a_capture_that_was_cut_short_gives_what_is_whole_and_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cut.pcap");
+        let mut writer = CaptureWriter::create(&path, false).unwrap();
+        (0..3).for_each(|time| writer.write(time, &[7; 60]).unwrap());
+        writer.finish().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 10]).unwrap();
+        let mut reader = CaptureReader::open(&path).unwrap();
+        assert!(reader.take().is_some() && reader.take().is_some() && reader.take().is_none());
+        let problem = reader.problem().unwrap().to_string();
+        assert!(
+            problem.contains("cut.pcap") && problem.contains("after 2 frames"),
+            "{problem}"
+        );
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub struct Outcome {
     pub report: report::Report,
     /// Script commands that were refused.
     pub refused: usize,
+    /// Captures that were damaged or cut short, and where.
+    pub damaged: Vec<CaptureError>,
 }
 
 /// Plays a plan to its end.
@@ -215,7 +217,7 @@ impl Player {
             return Ok(());
         };
         let port = *port;
-        let Some(frame) = capture.take()? else {
+        let Some(frame) = capture.take() else {
             return Ok(());
         };
         let mut burst: ArrayVec<HeapBuffer, BURST> = ArrayVec::new();
@@ -283,7 +285,16 @@ impl Player {
             output.finish()?;
         }
         let report = report::Report::new(self.control.book(), &self.counters);
-        Ok(Outcome { report, refused })
+        let damaged = self
+            .inputs
+            .into_iter()
+            .filter_map(|(_, input)| input.into_problem())
+            .collect();
+        Ok(Outcome {
+            report,
+            refused,
+            damaged,
+        })
     }
 }
 
