@@ -89,9 +89,9 @@ impl Daemon {
                 return Some(ended);
             }
             // A stale segment may answer as well: the answer must come from this process.
-            let status = self.ctl_output(&["--output", "json", "status"]).ok()?;
-            let answered = status.status.success()
-                && String::from_utf8_lossy(&status.stdout).contains(&pid.to_string());
+            let status = self.ctl_json(&["status"]).ok()?;
+            let answered = status["pid"] == pid && status["state"] == "running";
+            let answered = answered && status["generation"].as_u64().is_some_and(|g| g > 0);
             answered.then_some(Ok(()))
         })
         .map_err(|failure| Failure::new(format!("{failure:?}; weir wrote:\n{}", self.log())))?

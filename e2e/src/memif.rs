@@ -12,7 +12,8 @@ pub enum End {
 }
 
 /// The device string of one end of the link `name`; its socket lies in `dir`. `index` numbers the memif devices of
-/// one process.
+/// one process. Rings have 16,384 places, the most there can be: whoever is at the other end shares its core, and may
+/// not run for a while.
 pub fn device(index: usize, dir: &Path, name: &str, end: End) -> String {
     let role = if end == End::Server {
         "server"
@@ -21,7 +22,7 @@ pub fn device(index: usize, dir: &Path, name: &str, end: End) -> String {
     };
     let socket = dir.join(format!("{name}.sock"));
     format!(
-        "net_memif{index},role={role},id=0,socket={},socket-abstract=no,rsize=12,bsize=2048",
+        "net_memif{index},role={role},id=0,socket={},socket-abstract=no,rsize=14,bsize=2048",
         socket.display()
     )
 }

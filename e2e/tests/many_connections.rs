@@ -2,6 +2,7 @@
 //! another backend moves, and no packet is lost. weir-pktgen is both the clients and the backends, over net_memif.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -17,6 +18,10 @@ use weir_e2e::{Failure, Result, ensure, host, wait};
 const BACKENDS: usize = 10;
 const CONNECTIONS: u64 = 100_000;
 const CYCLES: usize = 100;
+/// In which every connection speaks once: the connections over the rate.
+const ROUND: Duration = Duration::from_millis(2_500);
+/// The clients' MAC.
+const CLIENT_MAC: &str = "02:00:00:00:00:c1";
 /// The backend that comes and goes, by weir-pktgen's numbering from zero.
 const VICTIM: u64 = 3;
 
@@ -26,6 +31,29 @@ struct Scene {
     backends: Process,
     _namespace: Namespace,
     _dir: tempfile::TempDir,
+}
+
+/// The way to the clients, and everybody's MAC: packets that come faster than an answer to ARP are not this test's subject.
+fn routes_and_neighbours() -> String {
+    let mut text = "[[route]]\nto = \"198.18.0.0/15\"\nvia = \"192.0.2.1\"\n".to_owned();
+    let mut neighbour = |address: &str, mac: &str| {
+        text += &format!("[[neighbor]]\naddress = \"{address}\"\nmac = \"{mac}\"\n");
+    };
+    neighbour("192.0.2.1", CLIENT_MAC);
+    for n in 1..=BACKENDS {
+        // weir-pktgen's own scheme: 02:00 and the address.
+        neighbour(&backend4(n), &format!("02:00:0a:00:00:{:02x}", 10 + n));
+    }
+    text
+}
+
+/// `weir-pktgen` with these words and a JSON report, away from the worker's core.
+fn pktgen(namespace: &Namespace, words: &str) -> Result<Command> {
+    let mut command = namespace.command(host::binary("weir-pktgen")?);
+    command
+        .args(words.split_whitespace())
+        .args(["--json", "--core", "0"]);
+    Ok(command)
 }
 
 impl Scene {
@@ -57,20 +85,13 @@ impl Scene {
                 &memif::device(1, dir.path(), "lan", End::Server),
                 r#""10.0.0.1/24""#,
             )
-            .port_key("[[route]]\nto = \"198.18.0.0/15\"\nvia = \"192.0.2.1\"")
+            .port_key(&routes_and_neighbours())
             .service("many", forwarding, vip_protocol, NAT_VIP4, "80", &backends);
         config.engine = "flows_per_worker = 1_000_000\n".to_owned();
         let weir = Daemon::start(&namespace, dir.path(), &name, &config.text())?;
 
-        let mut reflect = namespace.command(host::binary("weir-pktgen")?);
-        reflect.args([
-            "reflect",
-            "--mode",
-            if nat { "nat" } else { "dsr" },
-            "--json",
-            "--core",
-            "0",
-        ]);
+        let mode = if nat { "nat" } else { "dsr" };
+        let mut reflect = pktgen(&namespace, &format!("reflect --mode {mode}"))?;
         reflect.args([
             "--device",
             &memif::device(0, dir.path(), "lan", End::Client),
@@ -79,48 +100,22 @@ impl Scene {
             "--backend",
             &format!("{}-{}", backend4(1), backend4(BACKENDS)),
         ]);
-        let backends = Process::start(
-            "weir-pktgen reflect",
-            &reflect,
-            &dir.path().join("reflect.log"),
-        )?;
+        let log = dir.path().join("reflect.log");
+        let backends = Process::start("weir-pktgen reflect", &reflect, &log)?;
+        wait::until_true("the link to the backends", Duration::from_secs(10), || {
+            weir.ctl_json(&["status"])
+                .is_ok_and(|status| status["ports"][1]["link"] == "up")
+        })?;
 
-        let mut run = namespace.command(host::binary("weir-pktgen")?);
-        run.args([
-            "run",
-            "--json",
-            "--core",
-            "0",
-            "--vip",
-            NAT_VIP4,
-            "--protocol",
-            vip_protocol,
-        ]);
+        let words = format!(
+            "run --vip {NAT_VIP4} --protocol {vip_protocol} --next-hop 192.0.2.2 --address 192.0.2.1 \
+             --clients 198.18.0.0/15 --src-mac {CLIENT_MAC} --flows {CONNECTIONS} --popularity sequential \
+             --packets-per-flow 0 --rate 40k --duration 120s"
+        );
+        let mut run = pktgen(&namespace, &words)?;
         run.args([
             "--device",
             &memif::device(0, dir.path(), "wan", End::Client),
-        ]);
-        run.args([
-            "--next-hop",
-            "192.0.2.2",
-            "--address",
-            "192.0.2.1",
-            "--clients",
-            "198.18.0.0/15",
-        ]);
-        run.args([
-            "--flows",
-            &CONNECTIONS.to_string(),
-            "--popularity",
-            "sequential",
-        ]);
-        run.args([
-            "--packets-per-flow",
-            "0",
-            "--rate",
-            "60k",
-            "--duration",
-            "120s",
         ]);
         if !nat {
             run.arg("--one-way");
@@ -154,10 +149,14 @@ impl Scene {
         )?
     }
 
+    /// The changes. The last removal lasts a whole round, so that every connection of the victim speaks meanwhile.
     fn change(&self) -> Result {
         let victim = self.weir.nth_backend("many", usize::try_from(VICTIM)?)?;
-        for _ in 0..CYCLES {
+        for cycle in 1..=CYCLES {
             self.weir.ctl(&["backend", "remove", "many", &victim])?;
+            if cycle == CYCLES {
+                std::thread::sleep(ROUND * 2);
+            }
             self.weir.ctl(&["backend", "add", "many", &victim])?;
         }
         Ok(())
@@ -200,10 +199,11 @@ fn held(forwarding: &str, protocol: &str) -> Result {
     let began = Instant::now();
     scene.change()?;
     let took = began.elapsed();
-    // Every connection speaks once more after the last change: one round takes 1.7 seconds.
-    std::thread::sleep(Duration::from_secs(4));
+    // Every connection speaks once more after the last change.
+    std::thread::sleep(ROUND * 2);
+    let stats = scene.weir.ctl(&["stats"])?;
     let (clients, backends) = scene.reports()?;
-    eprintln!("{CYCLES} removals and additions took {took:?}; {clients}\n{backends}");
+    eprintln!("{CYCLES} removals and additions took {took:?}; {clients}\n{backends}\n{stats}");
 
     ensure!(
         number(&backends, "/flows/seen")? == CONNECTIONS,

@@ -126,12 +126,16 @@ wait_until() {
     done
 }
 
-# stop PID [SECONDS]: asks a process of ours to end, and makes it end if it has not within SECONDS.
+# stop PID [SECONDS]: asks a process of ours to end, and makes it end if it has not within SECONDS. Tells whether it
+# ended by itself, and well.
 stop() {
     local pid=$1 i
     kill -TERM "$pid" 2>/dev/null || return 0
     for ((i = 0; i < ${2:-5} * 10; i++)); do
-        kill -0 "$pid" 2>/dev/null || { wait "$pid" 2>/dev/null; return 0; }
+        if ! kill -0 "$pid" 2>/dev/null; then
+            wait "$pid" 2>/dev/null
+            return
+        fi
         sleep 0.1
     done
     kill -KILL "$pid" 2>/dev/null
