@@ -1,14 +1,14 @@
 //! What makes a pool valid, whoever made it: a file, a command, or bytes in shared memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::health::MAX_TEXT;
 use super::{
-    Admin, Forwarding, HealthKind, MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_NAME, MAX_SERVICES,
-    MAX_TABLE_SIZE, MAX_TIMEOUT, MAX_WEIGHT, NO_DEADLINE, Pool, PortMatch, Service,
+    Admin, Backend, Forwarding, HealthKind, MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_NAME,
+    MAX_SERVICES, MAX_TABLE_SIZE, MAX_TIMEOUT, MAX_WEIGHT, NO_DEADLINE, Pool, PortMatch, Service,
 };
 use crate::duration;
 
@@ -83,9 +83,10 @@ impl Pool {
                 message,
             };
             service.check().map_err(of_service)?;
-            for (place, _) in service.backends.iter().enumerate() {
+            let mut seen = HashSet::new();
+            for (place, backend) in service.backends.iter().enumerate() {
                 service
-                    .check_backend(place)
+                    .check_backend(backend, &mut seen)
                     .map_err(|(field, message)| Problem {
                         service: Some(index),
                         backend: Some(place),
@@ -317,10 +318,11 @@ impl Service {
         Ok(())
     }
 
-    fn check_backend(&self, place: usize) -> Result<(), Wrong> {
-        let Some(backend) = self.backends.get(place) else {
-            return Ok(());
-        };
+    fn check_backend(
+        &self,
+        backend: &Backend,
+        seen: &mut HashSet<(IpAddr, u16)>,
+    ) -> Result<(), Wrong> {
         let name = backend.name(self);
         let service = &self.name;
         if let Some(what) = nonsense(backend.address) {
@@ -381,12 +383,7 @@ impl Service {
         {
             return Err(("drain_timeout", too_long(timeout)));
         }
-        let twin = self
-            .backends
-            .iter()
-            .take(place)
-            .any(|other| other.address == backend.address && other.port == backend.port);
-        if twin {
+        if !seen.insert((backend.address, backend.port)) {
             return Err((
                 "address",
                 format!("found backend {name} twice in \"{service}\"; accepted: each backend once"),

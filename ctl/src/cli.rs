@@ -1,0 +1,155 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use weir_shm::command::PoolCommand;
+use weir_shm::duration;
+use weir_shm::model::Protocol;
+
+/// Operates a running weir
+#[derive(Debug, Parser)]
+#[command(
+    name = "weirctl",
+    version,
+    after_help = "Exit codes: 0 done; 1 refused, or not acknowledged in time; 2 usage.\n\n\
+Example:\n  weirctl backend add web 10.0.0.13:8080 --weight 4"
+)]
+pub struct Cli {
+    /// The instance; may be left out if there is only one
+    #[arg(long, global = true, env = "WEIR_INSTANCE", value_name = "NAME")]
+    pub instance: Option<String>,
+    /// How to show results
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// How long to wait for the daemon and its workers
+    #[arg(long, global = true, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
+    pub ack_timeout: Duration,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How results are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Table,
+    /// For programs: one JSON value
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show how the daemon, its workers and its ports are
+    #[command(after_help = "Example:\n  weirctl status")]
+    Status,
+    /// The pool.
+    #[command(flatten)]
+    Pool(PoolCommand),
+    /// Tell which backend a packet would get, and why
+    Lookup(Lookup),
+    /// Show all counters: packets, drops by reason, services, backends
+    #[command(after_help = "Example:\n  weirctl stats --output json")]
+    Stats,
+    /// Show what happened lately
+    #[command(
+        after_help = "With --output json: an array; with --follow, one object a line.\n\n\
+Example:\n  weirctl events --follow"
+    )]
+    Events {
+        /// Go on showing what happens
+        #[arg(long)]
+        follow: bool,
+        /// Only the last so many
+        #[arg(long, value_name = "COUNT")]
+        last: Option<usize>,
+    },
+    /// Write the pool in force into the daemon's configuration file
+    #[command(
+        after_help = "Only what differs is changed; comments and order stay.\n\n\
+Example:\n  weirctl save"
+    )]
+    Save,
+    /// Print a shell's completion script
+    #[command(after_help = "Example:\n  weirctl completions bash > /etc/bash_completion.d/weirctl")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write those of all commands into a folder
+    #[command(after_help = "Example:\n  weirctl man /usr/local/share/man/man1")]
+    Man {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
+}
+
+/// `lookup PROTOCOL SOURCE DESTINATION`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  weirctl lookup tcp 203.0.113.5:51234 198.51.100.10:80")]
+pub struct Lookup {
+    /// tcp or udp
+    pub protocol: Protocol,
+    /// The client
+    #[arg(value_name = "SRC:PORT", value_parser = socket)]
+    pub source: SocketAddr,
+    /// The VIP
+    #[arg(value_name = "DST:PORT", value_parser = socket)]
+    pub destination: SocketAddr,
+}
+
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("found {text:?}; accepted: ADDRESS:PORT, such as 192.0.2.1:80 or [2001:db8::1]:80")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn leaves(command: &clap::Command, path: &str, check: &mut dyn FnMut(&str, &clap::Command)) {
+        let mut subcommands = command.get_subcommands().peekable();
+        if subcommands.peek().is_none() {
+            check(path, command);
+        }
+        for subcommand in subcommands {
+            leaves(
+                subcommand,
+                &format!("{path} {}", subcommand.get_name()),
+                check,
+            );
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command_ends_with_an_example_that_parses() {
+        leaves(&Cli::command(), "weirctl", &mut |path, command| {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let example = help.lines().last().unwrap_or_default().trim().to_owned();
+            assert!(
+                help.contains("Example:\n") && example.starts_with(path),
+                "{path}: {help:?}"
+            );
+            let words = example.split_whitespace().take_while(|word| *word != ">");
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{example}: {error}");
+            }
+        });
+    }
+}

@@ -1,0 +1,87 @@
+//! `lookup`: which backend a packet would get, and why.
+
+use std::io::Write;
+
+use serde_json::json;
+use weir_shm::client::Client;
+use weir_shm::segment::mailbox::{Answer, LookupAnswer, Question};
+
+use crate::Failure;
+use crate::cli::{Cli, Lookup, Output};
+use crate::output::json as write_json;
+
+pub(crate) fn run(
+    cli: &Cli,
+    client: &Client,
+    lookup: &Lookup,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let Lookup {
+        protocol,
+        source,
+        destination,
+    } = *lookup;
+    let question = Question::Lookup {
+        protocol,
+        source,
+        destination,
+    };
+    let answer = match client.ask(&question, cli.ack_timeout)? {
+        Answer::Lookup(answer) => answer,
+        other => {
+            return Err(Failure::Other(format!(
+                "the daemon answered something else: {other:?}"
+            )));
+        }
+    };
+    let explanation = explain(&answer);
+    if cli.output == Output::Json {
+        let mut picture = json!(answer);
+        if let Some(object) = picture.as_object_mut() {
+            object.insert("explanation".to_owned(), json!(explanation));
+        }
+        return Ok(write_json(out, &picture)?);
+    }
+    writeln!(out, "{protocol} {source} -> {destination}")?;
+    if let Some(service) = &answer.service {
+        writeln!(out, "service  {service}")?;
+    }
+    writeln!(
+        out,
+        "backend  {}",
+        answer.backend.as_deref().unwrap_or("none")
+    )?;
+    writeln!(out, "reason   {}: {explanation}", answer.reason)?;
+    Ok(())
+}
+
+/// The reason in plain words.
+fn explain(answer: &LookupAnswer) -> String {
+    let held = || {
+        let worker = answer.worker.map_or_else(
+            || "a worker".to_owned(),
+            |worker| format!("worker {worker}"),
+        );
+        let state = answer.state.as_deref().unwrap_or("known");
+        let idle = answer
+            .idle_ms
+            .map_or_else(String::new, |idle| format!(", last packet {idle} ms ago"));
+        format!("{worker} holds the flow as {state}{idle}")
+    };
+    let entry = || match (answer.table_entry, answer.table_size) {
+        (Some(entry), Some(size)) => format!("entry {entry} of the table's {size}"),
+        _ => "the table".to_owned(),
+    };
+    match answer.reason.as_str() {
+        "conntrack" => held(),
+        "maglev" => format!("no worker holds the flow; {} names the backend", entry()),
+        "moved" => format!(
+            "{}, but its backend takes no flows; {} names another",
+            held(),
+            entry()
+        ),
+        "no_service" => "no service has this VIP, port and protocol".to_owned(),
+        "no_backend" => "the service has no backend that takes the flow".to_owned(),
+        other => other.to_owned(),
+    }
+}

@@ -1,0 +1,244 @@
+//! Bringing a document up to date, key by key.
+
+use std::time::Duration;
+
+use toml_edit::{InlineTable, Item, Table, TableLike, Value};
+use weir_shm::duration;
+use weir_shm::model::{
+    Admin, Backend, Forced, Health, NO_DEADLINE, Pool, PortMatch, Scheduler, Service, Timeouts,
+};
+
+use super::tables::{Entries, Tables, set};
+
+/// Why a document cannot be brought up to date.
+type Reason = String;
+
+/// Makes `document`, which says what `before` is, say what `after` is.
+pub(super) fn bring_up_to_date(
+    document: &mut dyn TableLike,
+    before: &Pool,
+    after: &Pool,
+) -> Result<(), Reason> {
+    let mut services =
+        Tables::under(document, "service", true).ok_or("`service` is no array of tables")?;
+    let headed = services.is_headed();
+    // From the end, so that places before stay what they are.
+    for (place, old) in before.services.iter().enumerate().rev() {
+        match after.service(&old.name) {
+            None => services.remove(place),
+            Some(new) => {
+                let table = services.get_mut(place).ok_or("a service is no table")?;
+                change_service(table, headed, old, new)?;
+            }
+        }
+    }
+    for new in &after.services {
+        if before.service(&new.name).is_none() {
+            let place = services.push(service_entries(new));
+            let table = services.get_mut(place).ok_or("a new service is no table")?;
+            set_health(table, headed, &new.health);
+            let nobody = Service {
+                backends: Vec::new(),
+                ..new.clone()
+            };
+            change_backends(table, headed, &nobody, new)?;
+        }
+    }
+    Ok(())
+}
+
+fn port_value(port: PortMatch) -> Value {
+    match port {
+        PortMatch::Exact(port) => i64::from(port).into(),
+        PortMatch::Any => "any".into(),
+    }
+}
+
+fn service_entries(service: &Service) -> Entries {
+    let mut entries: Entries = vec![
+        ("name", service.name.as_str().into()),
+        ("vip", service.vip.to_string().into()),
+        ("port", port_value(service.port)),
+        ("protocol", service.protocol.name().into()),
+        ("forwarding", service.forwarding.name().into()),
+    ];
+    if service.scheduler != Scheduler::default() {
+        entries.push(("scheduler", service.scheduler.name().into()));
+    }
+    if service.table_size != weir_shm::model::DEFAULT_TABLE_SIZE {
+        entries.push(("table_size", i64::from(service.table_size).into()));
+    }
+    if service.timeouts != Timeouts::default() {
+        entries.push(("timeouts", timeouts_value(service.timeouts)));
+    }
+    entries
+}
+
+fn timeouts_value(timeouts: Timeouts) -> Value {
+    let text = |timeout: Duration| Value::from(duration::text(timeout));
+    InlineTable::from_iter([
+        ("syn", text(timeouts.syn)),
+        ("established", text(timeouts.established)),
+        ("closing", text(timeouts.closing)),
+        ("udp", text(timeouts.udp)),
+    ])
+    .into()
+}
+
+fn change_service(
+    table: &mut dyn TableLike,
+    headed: bool,
+    old: &Service,
+    new: &Service,
+) -> Result<(), Reason> {
+    if old.vip != new.vip {
+        set(table, "vip", new.vip.to_string());
+    }
+    if old.port != new.port {
+        set(table, "port", port_value(new.port));
+    }
+    if old.protocol != new.protocol {
+        set(table, "protocol", new.protocol.name());
+    }
+    if old.forwarding != new.forwarding {
+        set(table, "forwarding", new.forwarding.name());
+    }
+    if old.scheduler != new.scheduler {
+        set(table, "scheduler", new.scheduler.name());
+    }
+    if old.table_size != new.table_size {
+        set(table, "table_size", i64::from(new.table_size));
+    }
+    if old.timeouts != new.timeouts {
+        table.remove("timeouts");
+        set(table, "timeouts", timeouts_value(new.timeouts));
+    }
+    if old.health != new.health {
+        table.remove("health");
+        set_health(table, headed, &new.health);
+    }
+    change_backends(table, headed, old, new)
+}
+
+fn set_health(table: &mut dyn TableLike, headed: bool, health: &Health) {
+    let default = Health::default();
+    if *health == default {
+        return;
+    }
+    let mut entries: Entries = vec![("kind", health.kind.name().into())];
+    for (key, own, usual) in [
+        ("interval", health.interval, default.interval),
+        ("timeout", health.timeout, default.timeout),
+    ] {
+        if own != usual {
+            entries.push((key, duration::text(own).into()));
+        }
+    }
+    for (key, own, usual) in [
+        ("fall", health.fall, default.fall),
+        ("rise", health.rise, default.rise),
+    ] {
+        if own != usual {
+            entries.push((key, i64::from(own).into()));
+        }
+    }
+    if let Some(port) = health.port {
+        entries.push(("port", i64::from(port).into()));
+    }
+    for (key, text) in [("path", &health.path), ("host", &health.host)] {
+        if let Some(text) = text {
+            entries.push((key, text.as_str().into()));
+        }
+    }
+    if health.status != default.status {
+        entries.push((
+            "status",
+            format!("{}-{}", health.status.0, health.status.1).into(),
+        ));
+    }
+    let item = if headed {
+        Item::Table(
+            entries
+                .into_iter()
+                .map(|(key, value)| (key, Item::Value(value)))
+                .collect::<Table>(),
+        )
+    } else {
+        Item::Value(InlineTable::from_iter(entries).into())
+    };
+    table.insert("health", item);
+}
+
+fn change_backends(
+    table: &mut dyn TableLike,
+    headed: bool,
+    old: &Service,
+    new: &Service,
+) -> Result<(), Reason> {
+    if old.backends.is_empty() && new.backends.is_empty() {
+        return Ok(());
+    }
+    let mut backends =
+        Tables::under(table, "backend", headed).ok_or("`backend` is no array of tables")?;
+    // By address and port rather than by name, which changes with the service's port.
+    let same =
+        |one: &Backend, other: &Backend| (one.address, one.port) == (other.address, other.port);
+    for (place, was) in old.backends.iter().enumerate().rev() {
+        match new.backends.iter().find(|backend| same(was, backend)) {
+            None => backends.remove(place),
+            Some(is) => {
+                let table = backends.get_mut(place).ok_or("a backend is no table")?;
+                change_backend(table, new, was, is);
+            }
+        }
+    }
+    for is in &new.backends {
+        if !old.backends.iter().any(|was| same(was, is)) {
+            let place = backends.push(backend_entries(new, is));
+            let table = backends.get_mut(place).ok_or("a new backend is no table")?;
+            change_backend(table, new, &Backend::new(is.address, is.port), is);
+        }
+    }
+    Ok(())
+}
+
+/// Address and port; the rest is what differs from a new backend.
+fn backend_entries(service: &Service, backend: &Backend) -> Entries {
+    let mut entries: Entries = vec![("address", backend.address.to_string().into())];
+    if backend.port != service.port.number() {
+        entries.push(("port", i64::from(backend.port).into()));
+    }
+    entries
+}
+
+fn change_backend(table: &mut dyn TableLike, service: &Service, was: &Backend, is: &Backend) {
+    // Without a port it followed the service's, which may be another now.
+    if is.port != service.port.number() && table.get("port").is_none() {
+        set(table, "port", i64::from(is.port));
+    }
+    if was.weight != is.weight {
+        set(table, "weight", i64::from(is.weight));
+    }
+    if was.forced != is.forced {
+        match is.forced {
+            Forced::Auto => {
+                table.remove("force");
+            }
+            forced => set(table, "force", forced.name()),
+        }
+    }
+    if was.admin != is.admin {
+        table.remove("drain_timeout");
+        match is.admin {
+            Admin::Enabled => {
+                table.remove("state");
+            }
+            admin => set(table, "state", admin.name()),
+        }
+        if let Admin::Drain { timeout } = is.admin
+            && timeout != NO_DEADLINE
+        {
+            set(table, "drain_timeout", duration::text(timeout));
+        }
+    }
+}

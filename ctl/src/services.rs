@@ -1,0 +1,162 @@
+//! `service list`, `service show`, `backend list`.
+
+use std::io::Write;
+
+use weir_shm::client::Client;
+
+use crate::Failure;
+use crate::cli::{Cli, Output};
+use crate::output::{count, json, table};
+use crate::view::{BackendView, ServiceView, View};
+
+pub(crate) fn list(cli: &Cli, client: &Client, out: &mut dyn Write) -> Result<(), Failure> {
+    let services: Vec<ServiceView> = View::read(cli, client)?.services().collect();
+    if cli.output == Output::Json {
+        return Ok(json(out, &services)?);
+    }
+    let rows = services.iter().map(|service| {
+        let up = service
+            .backends
+            .iter()
+            .filter(|backend| takes_new_flows(backend))
+            .count();
+        vec![
+            service.name.clone(),
+            format!("{}/{}", service.endpoint(), service.protocol),
+            service.forwarding.to_owned(),
+            format!("{up}/{}", service.backends.len()),
+            count(service.new_flows),
+            count(service.packets),
+            count(service.bytes),
+        ]
+    });
+    let heads = [
+        "NAME",
+        "VIP",
+        "MODE",
+        ">UP",
+        ">NEW FLOWS",
+        ">PACKETS",
+        ">BYTES",
+    ];
+    writeln!(out, "{}", table(&heads, rows))?;
+    Ok(())
+}
+
+pub(crate) fn show(
+    cli: &Cli,
+    client: &Client,
+    name: &str,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let service = with_flows(cli, client, name)?;
+    if cli.output == Output::Json {
+        return Ok(json(out, &service)?);
+    }
+    let timeout = |key: &str| {
+        service
+            .timeouts
+            .get(key)
+            .and_then(|value| value.as_str())
+            .unwrap_or("")
+    };
+    writeln!(out, "service     {}", service.name)?;
+    writeln!(
+        out,
+        "vip         {}/{}",
+        service.endpoint(),
+        service.protocol
+    )?;
+    writeln!(out, "forwarding  {}", service.forwarding)?;
+    writeln!(
+        out,
+        "scheduler   {}, {} entries",
+        service.scheduler, service.table_size
+    )?;
+    writeln!(
+        out,
+        "timeouts    syn {}, established {}, closing {}, udp {}",
+        timeout("syn"),
+        timeout("established"),
+        timeout("closing"),
+        timeout("udp")
+    )?;
+    writeln!(out, "health      {}", service.health)?;
+    writeln!(
+        out,
+        "to VIP      {} packets, {} bytes, {} new flows",
+        count(service.packets),
+        count(service.bytes),
+        count(service.new_flows)
+    )?;
+    writeln!(
+        out,
+        "from VIP    {} packets, {} bytes",
+        count(service.return_packets),
+        count(service.return_bytes)
+    )?;
+    writeln!(out)?;
+    write_backends(&service, out)
+}
+
+pub(crate) fn backends(
+    cli: &Cli,
+    client: &Client,
+    name: &str,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let service = with_flows(cli, client, name)?;
+    if cli.output == Output::Json {
+        return Ok(json(out, &service.backends)?);
+    }
+    write_backends(&service, out)
+}
+
+fn with_flows(cli: &Cli, client: &Client, name: &str) -> Result<ServiceView, Failure> {
+    let mut service = View::read(cli, client)?.service(name)?;
+    if client.is_alive()? {
+        service.ask_flows(cli, client);
+    }
+    Ok(service)
+}
+
+fn takes_new_flows(backend: &BackendView) -> bool {
+    matches!(backend.state, "up" | "fail-open")
+}
+
+fn write_backends(service: &ServiceView, out: &mut dyn Write) -> Result<(), Failure> {
+    if service.backends.is_empty() {
+        writeln!(
+            out,
+            "no backends; add one: weirctl backend add {} ADDRESS:PORT",
+            service.name
+        )?;
+        return Ok(());
+    }
+    let rows = service.backends.iter().map(|backend| {
+        let mut state = backend.state.to_owned();
+        if backend.force != "auto" {
+            state += " (forced)";
+        }
+        vec![
+            backend.name.clone(),
+            backend.weight.to_string(),
+            state,
+            backend.flows.map_or_else(|| "-".to_owned(), count),
+            count(backend.new_flows),
+            count(backend.packets),
+            count(backend.bytes),
+        ]
+    });
+    let heads = [
+        "BACKEND",
+        ">WEIGHT",
+        "STATE",
+        ">FLOWS",
+        ">NEW FLOWS",
+        ">PACKETS",
+        ">BYTES",
+    ];
+    writeln!(out, "{}", table(&heads, rows))?;
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! What is shown of the pool in force: one picture, as table or as JSON.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use weir_shm::client::{Client, Counters};
+use weir_shm::counters::{
+    BYTES, NEW_FLOWS, PACKETS, RETURN_BYTES, RETURN_PACKETS, backend_base, service_base,
+};
+use weir_shm::duration;
+use weir_shm::model::{self, Admin, NO_DEADLINE, PortMatch};
+use weir_shm::segment::directory::{BackendState, RunningDirectory, ServiceEntry};
+use weir_shm::segment::mailbox::{Answer, Question};
+
+use crate::Failure;
+use crate::cli::Cli;
+
+/// The pool in force with its counters.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) directory: RunningDirectory,
+    pub(crate) counters: Counters,
+}
+
+/// A service as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ServiceView {
+    pub(crate) name: String,
+    pub(crate) vip: String,
+    pub(crate) port: Value,
+    pub(crate) protocol: &'static str,
+    pub(crate) forwarding: &'static str,
+    pub(crate) scheduler: &'static str,
+    pub(crate) table_size: u32,
+    pub(crate) timeouts: Value,
+    pub(crate) health: &'static str,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    pub(crate) new_flows: u64,
+    pub(crate) return_packets: u64,
+    pub(crate) return_bytes: u64,
+    pub(crate) backends: Vec<BackendView>,
+}
+
+/// A backend as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct BackendView {
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) port: Option<u16>,
+    pub(crate) weight: u32,
+    /// What the operator wants.
+    pub(crate) admin: &'static str,
+    pub(crate) drain_timeout: Option<String>,
+    pub(crate) force: &'static str,
+    /// What it does.
+    pub(crate) state: &'static str,
+    /// Live flows; null when they were not asked for or the daemon did not say.
+    pub(crate) flows: Option<u64>,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    pub(crate) new_flows: u64,
+}
+
+impl View {
+    /// Reads the pool in force; a live daemon brings its figures up to date first.
+    pub(crate) fn read(cli: &Cli, client: &Client) -> Result<Self, Failure> {
+        if client.is_alive()?
+            && let Err(error) = client.ask(&Question::Publish, cli.ack_timeout)
+        {
+            eprintln!("weirctl: figures may be old: {error}");
+        }
+        let directory = client.running()?;
+        let counters = client.counters(&directory)?;
+        Ok(Self {
+            directory,
+            counters,
+        })
+    }
+
+    /// All services, in order.
+    pub(crate) fn services(&self) -> impl Iterator<Item = ServiceView> + '_ {
+        let pairs = self
+            .directory
+            .pool
+            .services
+            .iter()
+            .zip(&self.directory.services);
+        pairs.map(|(service, entry)| self.service_view(service, entry))
+    }
+
+    /// One service.
+    pub(crate) fn service(&self, name: &str) -> Result<ServiceView, Failure> {
+        let mut pairs = self
+            .directory
+            .pool
+            .services
+            .iter()
+            .zip(&self.directory.services);
+        match pairs.find(|(service, _)| service.name == name) {
+            Some((service, entry)) => Ok(self.service_view(service, entry)),
+            None => Err(weir_shm::command::unknown_service(&self.directory.pool, name).into()),
+        }
+    }
+
+    fn service_view(&self, service: &model::Service, entry: &ServiceEntry) -> ServiceView {
+        let count = |index| self.counters.sum(service_base(entry.number) + index);
+        let timeouts = service.timeouts;
+        ServiceView {
+            name: service.name.clone(),
+            vip: service.vip.to_string(),
+            port: match service.port {
+                PortMatch::Exact(port) => json!(port),
+                PortMatch::Any => json!("any"),
+            },
+            protocol: service.protocol.name(),
+            forwarding: service.forwarding.name(),
+            scheduler: service.scheduler.name(),
+            table_size: service.table_size,
+            timeouts: json!({
+                "syn": duration::text(timeouts.syn),
+                "established": duration::text(timeouts.established),
+                "closing": duration::text(timeouts.closing),
+                "udp": duration::text(timeouts.udp),
+            }),
+            health: service.health.kind.name(),
+            packets: count(PACKETS),
+            bytes: count(BYTES),
+            new_flows: count(NEW_FLOWS),
+            return_packets: count(RETURN_PACKETS),
+            return_bytes: count(RETURN_BYTES),
+            backends: service
+                .backends
+                .iter()
+                .zip(&entry.backends)
+                .map(|(backend, entry)| {
+                    self.backend_view(service, backend, entry.number, entry.state)
+                })
+                .collect(),
+        }
+    }
+
+    fn backend_view(
+        &self,
+        service: &model::Service,
+        backend: &model::Backend,
+        number: u32,
+        state: BackendState,
+    ) -> BackendView {
+        let count = |index| self.counters.sum(backend_base(number) + index);
+        BackendView {
+            name: backend.name(service),
+            address: backend.address.to_string(),
+            port: (service.port != PortMatch::Any).then_some(backend.port),
+            weight: backend.weight,
+            admin: backend.admin.name(),
+            drain_timeout: match backend.admin {
+                Admin::Drain { timeout } if timeout != NO_DEADLINE => Some(duration::text(timeout)),
+                _ => None,
+            },
+            force: backend.forced.name(),
+            state: state.name(),
+            flows: None,
+            packets: count(PACKETS),
+            bytes: count(BYTES),
+            new_flows: count(NEW_FLOWS),
+        }
+    }
+}
+
+impl ServiceView {
+    /// The VIP and port as they are written.
+    pub(crate) fn endpoint(&self) -> String {
+        let port = self
+            .port
+            .as_str()
+            .map_or_else(|| self.port.to_string(), str::to_owned);
+        if self.vip.contains(':') {
+            format!("[{}]:{port}", self.vip)
+        } else {
+            format!("{}:{port}", self.vip)
+        }
+    }
+
+    /// Fills in live flows, if the daemon tells.
+    pub(crate) fn ask_flows(&mut self, cli: &Cli, client: &Client) {
+        let question = Question::Flows {
+            service: self.name.clone(),
+            backend: None,
+        };
+        match client.ask(&question, cli.ack_timeout) {
+            Ok(Answer::Flows { backends }) => {
+                for backend in &mut self.backends {
+                    let told = backends.iter().find(|told| told.backend == backend.name);
+                    backend.flows = told.map(|told| told.flows);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => eprintln!("weirctl: live flows are not known: {error}"),
+        }
+    }
+}

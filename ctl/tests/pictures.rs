@@ -1,0 +1,183 @@
+//! What operators see: tables and JSON, word by word.
+
+mod support;
+
+use std::io::Read;
+use std::process::Stdio;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use support::Daemon;
+
+fn assert_fits_80_columns(text: &str) {
+    for line in text.lines() {
+        assert!(
+            line.chars().count() <= 80,
+            "{} columns: {line}",
+            line.chars().count()
+        );
+    }
+}
+
+#[test]
+fn service_list() {
+    let daemon = Daemon::start();
+    let text = daemon.run("service list");
+    assert_fits_80_columns(&text);
+    insta::assert_snapshot!("service-list", text);
+}
+
+#[test]
+fn service_show() {
+    let daemon = Daemon::start();
+    daemon.manner.flows.store(25, Ordering::Relaxed);
+    let text = daemon.run("service show web");
+    assert_fits_80_columns(&text);
+    insta::assert_snapshot!("service-show", text);
+}
+
+#[test]
+fn backend_list_with_every_state() {
+    let daemon = Daemon::start();
+    daemon.run("backend drain web 10.0.0.11:8080");
+    daemon.run("backend force web 10.0.0.12:8080 down");
+    let text = daemon.run("backend list web");
+    assert_fits_80_columns(&text);
+    insta::assert_snapshot!("backend-list", text);
+    insta::assert_snapshot!(
+        "backend-list-json",
+        daemon.run("backend list dns --output json")
+    );
+}
+
+#[test]
+fn service_show_as_json() {
+    let daemon = Daemon::start();
+    insta::assert_snapshot!(
+        "service-show-json",
+        daemon.run("service show web --output json")
+    );
+}
+
+/// What differs from run to run, made the same.
+fn settled(text: &str) -> String {
+    let pid = std::process::id().to_string();
+    let text = text.replace(&format!("process {pid}"), "process PID");
+    let text = text.replace(&format!("\"pid\": {pid}"), "\"pid\": PID");
+    text.lines()
+        .map(|line| match line.split_once("\"started_unix_ms\": ") {
+            Some((before, _)) => format!("{before}\"started_unix_ms\": TIME,"),
+            None => line.replace(", up 1s", ", up 0s"),
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn status() {
+    let daemon = Daemon::start();
+    let text = settled(&daemon.run("status"));
+    assert_fits_80_columns(&text);
+    insta::assert_snapshot!("status", text);
+    insta::assert_snapshot!("status-json", settled(&daemon.run("status --output json")));
+}
+
+#[test]
+fn stats() {
+    let daemon = Daemon::start();
+    let text = daemon.run("stats");
+    assert_fits_80_columns(&text);
+    insta::assert_snapshot!("stats", text);
+    let json = daemon.run("stats --output json");
+    let (front, _) = json.split_once("  \"workers\"").unwrap();
+    insta::assert_snapshot!("stats-json", front);
+}
+
+#[test]
+fn lookup() {
+    let daemon = Daemon::start();
+    let text = daemon.run("lookup tcp 203.0.113.5:51234 198.51.100.10:80");
+    insta::assert_snapshot!("lookup", text);
+    insta::assert_snapshot!(
+        "lookup-json",
+        daemon.run("lookup tcp 203.0.113.5:9 198.51.100.10:81 --output json")
+    );
+}
+
+#[test]
+fn events() {
+    let daemon = Daemon::start();
+    daemon.run("backend weight web 10.0.0.11:8080 3");
+    let text = daemon.run("events");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(
+        lines[0].ends_with("Z  started        weir 0.1.0 started"),
+        "{text}"
+    );
+    assert!(
+        lines[1].ends_with("Z  configuration  generation 2"),
+        "{text}"
+    );
+    assert_eq!(daemon.run("events --last 1").lines().count(), 1);
+    let json = daemon.run("events --last 1 --output json");
+    assert!(
+        json.contains("\"kind\": \"configuration\"") && json.contains("\"number\": 2"),
+        "{json}"
+    );
+}
+
+#[test]
+fn followed_events_come_as_they_happen() {
+    let daemon = Daemon::start();
+    let mut follower = daemon
+        .weirctl("events --follow --output json")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = follower.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut seen = String::new();
+        let mut byte = [0];
+        while !seen.contains("generation 2") && pipe.read(&mut byte).unwrap() == 1 {
+            seen.push(char::from(byte[0]));
+        }
+        // The pipe closes here; that ends the follower at its next event.
+        seen
+    });
+    daemon.run("backend weight web 10.0.0.11:8080 3");
+    let seen = reader.join().unwrap();
+    assert!(
+        seen.lines().count() == 2 && seen.contains("\"kind\":\"started\""),
+        "{seen}"
+    );
+    let mut weight = 4;
+    let status = loop {
+        daemon.run(&format!("backend weight web 10.0.0.11:8080 {weight}"));
+        std::thread::sleep(Duration::from_millis(100));
+        if let Some(status) = follower.try_wait().unwrap() {
+            break status;
+        }
+        weight += 1;
+        assert!(weight < 100, "the follower goes on without a reader");
+    };
+    assert!(status.success(), "a broken pipe is no failure: {status}");
+}
+
+#[test]
+fn completions_and_manual_pages_are_made() {
+    let daemon = Daemon::start();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = daemon.run(&format!("completions {shell}"));
+        assert!(
+            script.contains("weirctl") && script.contains("drain"),
+            "{shell}"
+        );
+    }
+    assert!(daemon.run("man").contains(".TH weirctl 1"));
+    let folder = daemon.folder.path().join("man1");
+    daemon.run(&format!("man {}", folder.display()));
+    let page = std::fs::read_to_string(folder.join("weirctl-backend-drain.1")).unwrap();
+    assert!(page.contains("300s"), "the example is missing: {page}");
+}

@@ -1,0 +1,315 @@
+//! A daemon for tests: the daemon's side of a real segment, served by a thread that puts every pool
+//! in force, and the real `weirctl` run against it.
+#![allow(dead_code)] // each test file uses its part
+#![allow(clippy::unwrap_used)] // a test that cannot be set up has failed
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use weir_shm::counters::{
+    ANSWERED, BUSY_POLLS, BYTES, CONNTRACK_HITS, CONNTRACK_MISSES, DropReason, FORWARDED,
+    NEW_FLOWS, PACKETS, POLLS, RECEIVED, RETURN_PACKETS, backend_base, drop_index, service_base,
+};
+use weir_shm::document;
+use weir_shm::model::{Admin, Forced, Pool};
+use weir_shm::segment::directory::{BackendEntry, BackendState, RunningDirectory, ServiceEntry};
+use weir_shm::segment::event::EventKind;
+use weir_shm::segment::mailbox::{Answer, BackendFlows, LookupAnswer, Question};
+use weir_shm::segment::port::PortStatus;
+use weir_shm::server::{Incoming, Server, ServerOptions};
+
+/// The configuration that the daemon of a test starts with.
+pub const CONFIG: &str = r#"# rack 4
+[instance]
+name = "lb1"
+
+[[service]]
+name = "web" # the shop
+vip = "198.51.100.10"
+port = 80
+protocol = "tcp"
+forwarding = "nat"
+[[service.backend]]
+address = "10.0.0.11"
+port = 8080
+weight = 1 # old machine
+[[service.backend]]
+address = "10.0.0.12"
+port = 8080
+
+[[service]]
+name = "dns"
+vip = "2001:db8::53"
+port = "any"
+protocol = "udp"
+forwarding = "dsr-l2"
+[[service.backend]]
+address = "2001:db8::1:1"
+"#;
+
+/// How a test's daemon behaves.
+#[derive(Debug, Default)]
+pub struct Manner {
+    /// It looks at nothing.
+    pub deaf: AtomicBool,
+    /// It refuses every pool.
+    pub refuses: AtomicBool,
+    /// Live flows of each backend; one less with each question.
+    pub flows: AtomicU64,
+}
+
+/// A daemon in a folder of its own; all goes when it is dropped.
+pub struct Daemon {
+    pub folder: TempDir,
+    pub config: PathBuf,
+    pub manner: Arc<Manner>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Server>>,
+}
+
+impl Daemon {
+    pub fn start() -> Self {
+        Self::with_config(CONFIG)
+    }
+
+    pub fn with_config(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("lb1.toml");
+        std::fs::write(&config, text).unwrap();
+        let options = ServerOptions {
+            workers: 2,
+            config_path: config.clone(),
+            version: "0.1.0".to_owned(),
+            ..ServerOptions::default()
+        };
+        let (mut server, stale) = Server::create(folder.path(), "lb1", options).unwrap();
+        assert_eq!(stale, None);
+        let pool = document::parse_services("lb1.toml", text).unwrap().pool;
+        server.publish_initial(&directory(1, pool)).unwrap();
+        server
+            .event(EventKind::Started, "weir 0.1.0 started")
+            .unwrap();
+        for worker in 0..2 {
+            server.acknowledge(worker, 1).unwrap();
+        }
+        let manner = Arc::new(Manner::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (manner, stop) = (Arc::clone(&manner), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    if !manner.deaf.load(Ordering::Relaxed) {
+                        serve(&mut server, &manner);
+                    }
+                    std::thread::sleep(Duration::from_micros(500));
+                }
+                server
+            })
+        };
+        Self {
+            folder,
+            config,
+            manner,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Ends the thread and gives the daemon's side to the test.
+    pub fn end(&mut self) -> Server {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    /// A `weirctl` command against this daemon, not yet run.
+    pub fn weirctl(&self, line: &str) -> Command {
+        let mut command = weirctl(self.folder.path());
+        command.args(line.split_whitespace());
+        command
+    }
+
+    /// What a command prints; it must succeed.
+    pub fn run(&self, line: &str) -> String {
+        let output = self.weirctl(line).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "weirctl {line}: {errors}");
+        assert_eq!(errors, "", "weirctl {line}");
+        let printed = String::from_utf8(output.stdout).unwrap();
+        printed.replace(&self.config.display().to_string(), "CONFIG")
+    }
+
+    /// Exit code and complaint of a command that must fail.
+    pub fn fail(&self, line: &str) -> (i32, String) {
+        failure(self.weirctl(line).output().unwrap())
+    }
+
+    /// The configuration file as it is now.
+    pub fn config_text(&self) -> String {
+        std::fs::read_to_string(&self.config).unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// `weirctl` over the segments of a folder.
+pub fn weirctl(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weirctl"));
+    command
+        .env("WEIR_SHM_DIR", folder)
+        .env_remove("WEIR_INSTANCE");
+    command
+}
+
+/// Exit code and complaint.
+pub fn failure(output: Output) -> (i32, String) {
+    assert!(!output.status.success(), "it did not fail: {output:?}");
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+/// A directory that numbers services and backends in order.
+pub fn directory(generation: u64, pool: Pool) -> RunningDirectory {
+    let mut next = 0;
+    let mut services = Vec::new();
+    for (number, service) in (0..).zip(&pool.services) {
+        let mut backends = Vec::new();
+        for backend in &service.backends {
+            let state = match (backend.admin, backend.forced) {
+                (Admin::Disabled, _) => BackendState::Disabled,
+                (_, Forced::Down) => BackendState::Down,
+                (Admin::Drain { .. }, _) => BackendState::Draining,
+                _ if backend.weight == 0 => BackendState::Idle,
+                _ => BackendState::Up,
+            };
+            backends.push(BackendEntry {
+                number: next,
+                state,
+            });
+            next += 1;
+        }
+        services.push(ServiceEntry { number, backends });
+    }
+    RunningDirectory {
+        generation,
+        pool,
+        services,
+    }
+}
+
+fn serve(server: &mut Server, manner: &Manner) {
+    match server.poll() {
+        None => {}
+        Some(Ok(Incoming { generation, .. })) if manner.refuses.load(Ordering::Relaxed) => {
+            server
+                .refuse(generation, "no route to backend 10.9.9.9")
+                .unwrap();
+        }
+        Some(Ok(Incoming { generation, pool })) => {
+            server.accept(&directory(generation, pool)).unwrap();
+            for worker in 0..2 {
+                server.acknowledge(worker, generation).unwrap();
+            }
+            server
+                .event(
+                    EventKind::Configuration,
+                    &format!("generation {generation}"),
+                )
+                .unwrap();
+        }
+        Some(Err(refusal)) => server.refuse(refusal.generation, &refusal.reason).unwrap(),
+    }
+    match server.question() {
+        None => {}
+        Some(Question::Publish) => {
+            publish(server);
+            server.answer(&Answer::Published).unwrap();
+        }
+        Some(Question::Flows { service, backend }) => {
+            let flows = manner.flows.load(Ordering::Relaxed);
+            manner
+                .flows
+                .store(flows.saturating_sub(1), Ordering::Relaxed);
+            let names = match (service.as_str(), backend) {
+                (_, Some(backend)) => vec![backend],
+                ("web", None) => vec!["10.0.0.11:8080".to_owned(), "10.0.0.12:8080".to_owned()],
+                _ => vec!["2001:db8::1:1".to_owned()],
+            };
+            let backends = names
+                .into_iter()
+                .map(|backend| BackendFlows { backend, flows })
+                .collect();
+            server.answer(&Answer::Flows { backends }).unwrap();
+        }
+        Some(Question::Lookup { source, .. }) => {
+            let answer = if source.port() == 9 {
+                LookupAnswer {
+                    reason: "no_service".to_owned(),
+                    ..LookupAnswer::default()
+                }
+            } else {
+                LookupAnswer {
+                    service: Some("web".to_owned()),
+                    backend: Some("10.0.0.11:8080".to_owned()),
+                    reason: "conntrack".to_owned(),
+                    worker: Some(1),
+                    state: Some("established".to_owned()),
+                    idle_ms: Some(12),
+                    table_entry: Some(4711),
+                    table_size: Some(65_537),
+                }
+            };
+            server.answer(&Answer::Lookup(answer)).unwrap();
+        }
+    }
+}
+
+fn publish(server: &mut Server) {
+    for (block, index, value) in [
+        (0, RECEIVED, 1_000_000),
+        (1, RECEIVED, 234_567),
+        (0, FORWARDED, 999_000),
+        (1, FORWARDED, 234_000),
+        (2, ANSWERED, 60),
+        (2, drop_index(DropReason::ArpNotOurs), 7),
+        (0, drop_index(DropReason::NoService), 1500),
+        (0, POLLS, 2000),
+        (0, BUSY_POLLS, 500),
+        (0, CONNTRACK_HITS, 990),
+        (0, CONNTRACK_MISSES, 10),
+        (0, service_base(0) + PACKETS, 1_200_000),
+        (0, service_base(0) + BYTES, 1_800_000_000),
+        (0, service_base(0) + NEW_FLOWS, 80_000),
+        (0, service_base(0) + RETURN_PACKETS, 33),
+        (0, backend_base(0) + PACKETS, 700_000),
+        (1, backend_base(1) + PACKETS, 500_000),
+        (0, backend_base(1) + NEW_FLOWS, 40_000),
+    ] {
+        server.write_counters(block, index, &[value]).unwrap();
+    }
+    server.rebuilt(2_345_678, 2).unwrap();
+    let wan = PortStatus {
+        name: "wan".to_owned(),
+        mac: [2, 0, 0, 0, 0, 1],
+        link_up: true,
+        speed_mbps: 10_000,
+        rx_packets: 1_234_567,
+        tx_packets: 1_233_000,
+        rx_missed: 5,
+        ..PortStatus::default()
+    };
+    server.write_ports(&[wan]).unwrap();
+}
