@@ -3,9 +3,14 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <rte_bus.h>
+#include <rte_cycles.h>
+#include <rte_interrupts.h>
 #include <rte_version.h>
 
 #if RTE_VERSION < RTE_VERSION_NUM(22, 11, 0, 0)
@@ -45,6 +50,41 @@ void weir_log_to_stderr(void)
 uint32_t weir_version(void)
 {
 	return RTE_VERSION;
+}
+
+static atomic_int parked;
+
+static void park(void *unused)
+{
+	(void)unused;
+	atomic_store(&parked, 1);
+	for (;;)
+		pause();
+}
+
+/*
+ * Takes EAL's interrupt thread out of service for the rest of the process's life; 0 when it is.
+ * rte_eal_cleanup unmaps EAL's memory while that thread may still walk its list of sources, whose
+ * handles lie there: it crashes now and then once a driver (net_memif) has used interrupts. A
+ * source of our own, ready from the start, has a callback that never returns. An alarm would not
+ * do: the clean-up waits for the alarms' source to be idle. Handle and descriptor stay, on purpose.
+ */
+int weir_park_interrupt_thread(void)
+{
+	struct rte_intr_handle *handle = rte_intr_instance_alloc(RTE_INTR_INSTANCE_F_PRIVATE);
+	int fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+	int ret, i;
+
+	if (handle == NULL || fd < 0)
+		return -ENOMEM;
+	rte_intr_fd_set(handle, fd);
+	rte_intr_type_set(handle, RTE_INTR_HANDLE_EXT);
+	ret = rte_intr_callback_register(handle, park, NULL);
+	if (ret < 0)
+		return ret;
+	for (i = 0; i < 2000 && !atomic_load(&parked); i++)
+		rte_delay_us_sleep(500);
+	return atomic_load(&parked) ? 0 : -ETIMEDOUT;
 }
 
 struct rte_mempool *weir_pool_create(const char *name, uint32_t buffers, uint32_t cache,

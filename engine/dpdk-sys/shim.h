@@ -51,6 +51,7 @@ struct weir_mbuf {
 int weir_errno(void);
 void weir_log_to_stderr(void);
 uint32_t weir_version(void);
+int weir_park_interrupt_thread(void);
 
 /* Pools and mbufs */
 struct rte_mempool *weir_pool_create(const char *name, uint32_t buffers, uint32_t cache,

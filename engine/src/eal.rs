@@ -216,6 +216,8 @@ pub struct Eal {
 struct Running {
     runtime_dir: Option<PathBuf>,
     config: EalConfig,
+    /// A buffer is still owned by somebody, so DPDK's memory stays until the process ends.
+    memory_stays: AtomicBool,
 }
 
 impl Eal {
@@ -265,6 +267,7 @@ impl Eal {
             running: Arc::new(Running {
                 runtime_dir,
                 config: config.clone(),
+                memory_stays: AtomicBool::new(false),
             }),
         })
     }
@@ -299,7 +302,14 @@ impl Eal {
         })
     }
 
-    /// Stops DPDK and removes its run-time files.
+    /// DPDK's memory is not to be given back at the end.
+    pub(crate) fn let_memory_stay(&self) {
+        self.running.memory_stays.store(true, Ordering::Release);
+    }
+
+    /// Stops DPDK and removes its run-time files. Where a pool had to be left behind because
+    /// buffers had not come home (some drivers, AF_XDP's among them, keep those of their rings even
+    /// when closed), its memory goes back to the system at the end of the process.
     ///
     /// # Errors
     /// [`EalError::InUse`] when ports, pools or workers are left: DPDK then stops when the last of
@@ -320,8 +330,19 @@ impl Eal {
 
 impl Running {
     fn clean_up(&self) -> Result<(), EalError> {
-        // SAFETY: the last handle is gone, hence every port, pool and registered thread.
-        let ret = unsafe { sys::rte_eal_cleanup() };
+        let ret = if self.memory_stays.load(Ordering::Acquire) {
+            0
+        } else {
+            // SAFETY: the last handle is gone, hence every port, pool and registered thread, and
+            // every buffer is home. DPDK's own thread is parked before its memory goes; if it does
+            // not let itself be, the memory stays until the process ends.
+            unsafe {
+                match sys::weir_park_interrupt_thread() {
+                    0 => sys::rte_eal_cleanup(),
+                    stuck => stuck,
+                }
+            }
+        };
         remove_runtime_dir(self.runtime_dir.as_deref(), &self.config.file_prefix);
         if ret < 0 {
             Err(EalError::Stop {

@@ -117,7 +117,7 @@ pub struct Mempool {
 struct Pool {
     raw: NonNull<sys::rte_mempool>,
     config: MempoolConfig,
-    eal: Option<Eal>,
+    eal: Eal,
 }
 
 // SAFETY: rte_mempool's get and put are safe from any thread: caches are per thread, and the ring
@@ -184,7 +184,7 @@ impl Mempool {
             pool: Arc::new(Pool {
                 raw,
                 config,
-                eal: Some(eal.clone()),
+                eal: eal.clone(),
             }),
         })
     }
@@ -276,7 +276,7 @@ impl Drop for Pool {
             unsafe { sys::weir_pool_free(self.raw.as_ptr()) };
         } else {
             // A buffer is still owned somewhere: neither the pool nor EAL's memory may go.
-            std::mem::forget(self.eal.take());
+            self.eal.let_memory_stay();
         }
     }
 }

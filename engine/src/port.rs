@@ -369,7 +369,11 @@ fn is_unsupported(ret: i32) -> bool {
 fn take_groups(id: u16, config: &PortConfig) -> Result<(), PortError> {
     // SAFETY: a number in, a number out.
     let ret = unsafe { sys::rte_eth_allmulticast_enable(id) };
-    if is_unsupported(ret) { Ok(()) } else { check(config, "taking in multicast frames", ret) }
+    if is_unsupported(ret) {
+        Ok(())
+    } else {
+        check(config, "taking in multicast frames", ret)
+    }
 }
 
 fn promiscuous(id: u16, on: bool) -> i32 {
