@@ -19,7 +19,6 @@ const FUNCTIONS: &[&str] = &[
     "rte_eal_cleanup",
     "rte_eal_get_runtime_dir",
     "rte_eal_init",
-    "rte_eth_dev_count_avail",
     "rte_eth_dev_get_mtu",
     "rte_eth_dev_set_mtu",
     "rte_eth_dev_socket_id",

@@ -47,11 +47,6 @@ void weir_log_to_stderr(void)
 	rte_openlog_stream(stderr);
 }
 
-uint32_t weir_version(void)
-{
-	return RTE_VERSION;
-}
-
 static atomic_int parked;
 
 static void park(void *unused)

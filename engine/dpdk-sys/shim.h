@@ -50,7 +50,6 @@ struct weir_mbuf {
 /* Process */
 int weir_errno(void);
 void weir_log_to_stderr(void);
-uint32_t weir_version(void);
 int weir_park_interrupt_thread(void);
 
 /* Pools and mbufs */
