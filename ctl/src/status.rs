@@ -56,11 +56,12 @@ pub(crate) fn run(cli: &Cli, client: &Client, out: &mut dyn Write) -> Result<(),
         things(view.directory.pool.backend_count(), "backend")
     )?;
     if let Some(refusal) = status.refusals.last() {
-        writeln!(
-            out,
-            "refused     generation {}: {}",
-            refusal.generation, refusal.reason
-        )?;
+        // A damaged commit word tells no generation.
+        let which = match refusal.generation {
+            0 => String::new(),
+            generation => format!("generation {generation}: "),
+        };
+        writeln!(out, "refused     {which}{}", refusal.reason)?;
     }
     writeln!(
         out,

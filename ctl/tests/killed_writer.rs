@@ -1,6 +1,8 @@
 //! `kill -9` of weirctl at any moment: what was committed last stays in force, and the next weirctl
 //! works.
 
+#![allow(clippy::unwrap_used)] // a test that cannot be set up has failed
+
 mod support;
 
 use std::process::Stdio;
@@ -11,7 +13,11 @@ use weir_shm::client::Client;
 use weir_shm::command::Difference;
 use weir_shm::model::Pool;
 
-const KILLS: u32 = 260;
+/// Writers killed before they had ended.
+const KILLS: u32 = 220;
+/// Writers started at most, those that were too quick included.
+const ROUNDS: u32 = 2000;
+const BACKENDS: u32 = 1000;
 
 /// A pool whose slot takes a while to fill.
 fn config(backends: u32) -> String {
@@ -32,12 +38,12 @@ fn random(state: &mut u64) -> u64 {
 
 #[test]
 fn a_killed_writer_leaves_the_last_commit_in_force() {
-    let daemon = Daemon::with_config(&config(3000));
+    let daemon = Daemon::with_config(&config(BACKENDS));
     let files: Vec<_> = [1, 2]
         .into_iter()
         .map(|weight| {
             let file = daemon.folder.path().join(format!("{weight}.toml"));
-            let text = config(3000).replace("weight = 1 #", &format!("weight = {weight} #"));
+            let text = config(BACKENDS).replace("weight = 1 #", &format!("weight = {weight} #"));
             std::fs::write(&file, text).unwrap();
             file
         })
@@ -47,15 +53,19 @@ fn a_killed_writer_leaves_the_last_commit_in_force() {
     let mut other = initial.clone();
     other.services[0].backends[0].weight = 2;
 
-    // How long a whole run takes, so that kills fall everywhere in it.
+    // How long a whole run takes, so that kills fall everywhere in it; corrected as it goes on,
+    // since the machine does other things, too.
     let started = Instant::now();
     daemon.run(&format!("apply {}", files[1].display()));
-    let whole = started.elapsed();
+    let mut whole = started.elapsed();
 
-    let (mut state, mut finished, mut changed) = (0x5eed_0bad_cafe, 0, 0);
+    let (mut state, mut killed, mut changed) = (0x5eed_0bad_cafe, 0, 0);
     let mut before = client.running().unwrap();
-    for round in 0..KILLS {
-        let moment = Duration::from_micros(random(&mut state) % (whole.as_micros() as u64 + 1));
+    for round in 0..ROUNDS {
+        if killed == KILLS {
+            break;
+        }
+        let moment = whole.mul_f64(random(&mut state) as f64 / u64::MAX as f64);
         let file = &files[round as usize % 2];
         let mut writer = daemon
             .weirctl(&format!("apply {}", file.display()))
@@ -64,7 +74,9 @@ fn a_killed_writer_leaves_the_last_commit_in_force() {
             .spawn()
             .unwrap();
         std::thread::sleep(moment);
-        finished += u32::from(writer.try_wait().unwrap().is_some());
+        let ended = writer.try_wait().unwrap().is_some();
+        killed += u32::from(!ended);
+        whole = whole.mul_f64(if ended { 0.97 } else { 1.005 });
         writer.kill().ok();
         writer.wait().unwrap();
         // What is in force is one of the two pools, whole, and never an older generation. What the
@@ -90,10 +102,10 @@ fn a_killed_writer_leaves_the_last_commit_in_force() {
             before = client.running().unwrap();
         }
     }
-    println!("{KILLS} kills: {finished} after the end, {changed} changes went through");
-    assert!(
-        KILLS - finished >= 200,
-        "{finished} of {KILLS} had ended before they were killed"
+    println!("{killed} kills, {changed} changes went through");
+    assert_eq!(
+        killed, KILLS,
+        "too many writers had ended before they were killed"
     );
     daemon.run(&format!("apply {}", files[0].display()));
     daemon.run(&format!("apply {}", files[1].display()));

@@ -108,7 +108,7 @@ impl Edit<'_> {
     /// publishes it, the last commit stays in force.
     ///
     /// # Errors
-    /// When the segment cannot be written, or was replaced by a new daemon's.
+    /// When the pool is not valid, the segment cannot be written, or it was replaced by a new daemon's.
     pub fn commit(&mut self, pool: &Pool) -> Result<u64, ClientError> {
         let generation = self.last + 1;
         let io = |source| self.client.io(source);
@@ -116,6 +116,10 @@ impl Edit<'_> {
             return Err(io(io::Error::other(
                 "generations are used up; restart the daemon",
             )));
+        }
+        // A slot has room for what a valid pool can be, and for no more.
+        if let Err(problem) = pool.validate() {
+            return Err(ClientError::Refused(problem.message));
         }
         let bytes = filling(generation, pool).encode();
         let file = &self.client.file;

@@ -40,8 +40,8 @@ pub struct Stale {
     pub pid: u32,
     /// Whether it stopped in order.
     pub stopped: bool,
-    /// What was committed last, if it can still be read: changes in it that were not saved end
-    /// with that daemon.
+    /// What was committed last, unless it was refused or cannot be read: changes in it that were
+    /// not saved end with that daemon.
     pub pool: Option<Pool>,
 }
 
@@ -208,9 +208,20 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
 
 fn stale(file: &File) -> Option<Stale> {
     let header = Header::read(file).ok()?;
-    let stopped = Status::read(file).is_ok_and(|status| status.state == DaemonState::Stopped);
+    let status = Status::read(file).ok();
+    let stopped = status
+        .as_ref()
+        .is_some_and(|status| status.state == DaemonState::Stopped);
     let word = commit::read(file).ok().and_then(CommitWord::decode);
-    let pool = word.and_then(|word| incoming::read_commit(file, word).ok());
+    // What was refused was never in force, so nothing of it is lost.
+    let was_refused = |generation| {
+        status
+            .as_ref()
+            .is_some_and(|s| s.refusal(generation).is_some())
+    };
+    let pool = word
+        .filter(|word| !was_refused(word.generation))
+        .and_then(|word| incoming::read_commit(file, word).ok());
     Some(Stale {
         pid: header.pid,
         stopped,

@@ -181,6 +181,48 @@ fn a_worker_that_lags_is_named() {
 }
 
 #[test]
+fn the_largest_pool_fits() {
+    let mut pool = Pool::default();
+    for number in 0..crate::model::MAX_SERVICES as u32 {
+        let vip = std::net::Ipv4Addr::from(0xc612_0000 + number).into();
+        let mut service = crate::model::Service::new(
+            &format!("service-{number}"),
+            vip,
+            crate::model::PortMatch::Exact(80),
+            crate::model::Protocol::Tcp,
+            crate::model::Forwarding::Nat,
+        );
+        for backend in 0..32 {
+            let address = std::net::Ipv4Addr::from(0x0a00_0000 + number * 32 + backend).into();
+            service.backends.push(Backend::new(address, 8080));
+        }
+        pool.services.push(service);
+    }
+    assert_eq!(pool.backend_count(), crate::model::MAX_BACKENDS);
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = server(&folder);
+    let client = client(&folder);
+    let mut edit = client.edit(SOON).unwrap();
+    let generation = edit.commit(&pool).unwrap();
+    let incoming = server.poll().unwrap().unwrap();
+    assert!(incoming.pool == pool, "the pool came out otherwise");
+    server
+        .accept(&directory(generation, incoming.pool))
+        .unwrap();
+    assert!(
+        client.running().unwrap().pool == pool,
+        "the directory says otherwise"
+    );
+    // Nothing ran over into the neighbouring regions.
+    for _ in 0..400 {
+        assert_eq!(server.repair().unwrap(), None);
+    }
+    let one_more = Backend::new(std::net::Ipv4Addr::new(10, 200, 0, 1).into(), 80);
+    pool.services[0].backends.push(one_more);
+    assert!(edit.commit(&pool).is_err());
+}
+
+#[test]
 fn writers_wait_for_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(server(&folder));
@@ -271,12 +313,17 @@ fn a_second_daemon_is_refused_and_a_dead_ones_segment_taken_over() {
     assert!(edit.commit(&pool).is_err());
     second.publish_initial(&directory(1, sample())).unwrap();
     assert!(second.poll().is_none());
+    // What was refused was never in force, and is not lost either.
+    let client = client(&folder);
+    let refused = client.edit(SOON).unwrap().commit(&pool).unwrap();
+    assert!(second.poll().unwrap().is_ok());
+    second.refuse(refused, "no").unwrap();
     second.stopped().unwrap();
     drop(second);
     let (_third, stale) = Server::create(folder.path(), "lb1", options()).unwrap();
     assert_eq!(
         stale.map(|stale| (stale.stopped, stale.pool)),
-        Some((true, Some(sample())))
+        Some((true, None))
     );
 }
 
