@@ -120,13 +120,10 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    fn leaves(command: &clap::Command, path: &str, check: &mut dyn FnMut(&str, &clap::Command)) {
-        let mut subcommands = command.get_subcommands().peekable();
-        if subcommands.peek().is_none() {
-            check(path, command);
-        }
-        for subcommand in subcommands {
-            leaves(
+    fn every(command: &clap::Command, path: &str, check: &mut dyn FnMut(&str, &clap::Command)) {
+        check(path, command);
+        for subcommand in command.get_subcommands() {
+            every(
                 subcommand,
                 &format!("{path} {}", subcommand.get_name()),
                 check,
@@ -136,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_help_of_every_command_ends_with_an_example_that_parses() {
-        leaves(&Cli::command(), "weirctl", &mut |path, command| {
+        every(&Cli::command(), "weirctl", &mut |path, command| {
             let help = command
                 .get_after_help()
                 .map(ToString::to_string)

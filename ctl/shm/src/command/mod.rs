@@ -29,10 +29,16 @@ pub use service::ServiceCommand;
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum PoolCommand {
     /// Services: VIPs and how they are forwarded
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  weirctl service add web --vip 198.51.100.10 --port 80 --protocol tcp --forwarding nat"
+    )]
     Service(ServiceCommand),
     /// Backends: the servers behind a service
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  weirctl backend drain web 10.0.0.11:8080"
+    )]
     Backend(BackendCommand),
     /// Make the pool what a file says, as one change
     Apply(ApplyCommand),
