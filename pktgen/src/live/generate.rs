@@ -28,6 +28,10 @@ use crate::traffic::Traffic;
 /// How often the watching thread looks.
 const WATCH: Duration = Duration::from_millis(10);
 
+/// How long devices stay open after the last packet when no answer tells that it has gone: closing
+/// a device forgets what is in its ring.
+const LINGER: Duration = Duration::from_millis(200);
+
 /// What to do besides sending.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -268,6 +272,9 @@ fn watch(progress: &[Arc<Progress>], profile: &Profile, options: &Options, signa
         let (sent, answers) = sums(progress);
         bar.show(sent, answers, start.elapsed());
         std::thread::sleep(WATCH);
+    }
+    if options.one_way {
+        std::thread::sleep(LINGER);
     }
     let drain = Instant::now();
     while !options.one_way && drain.elapsed() < options.drain {

@@ -87,9 +87,9 @@ impl Settings {
 /// An open session.
 #[derive(Debug)]
 pub struct Session {
-    eal: Eal,
-    pool: Mempool,
     ports: Vec<Port>,
+    pool: Mempool,
+    eal: Eal,
     held_by_driver: u32,
 }
 
@@ -110,7 +110,8 @@ impl Session {
             ..MempoolConfig::default()
         };
         let pool = Mempool::new(&eal, &config)?;
-        let (mut ports, mut queues, mut held_by_driver) = (Vec::new(), Vec::new(), 0);
+        let (mut queues, mut ports): (Vec<Vec<Queue>>, Vec<Port>) = (Vec::new(), Vec::new());
+        let mut held_by_driver = 0;
         for device in &settings.devices {
             let before = pool.in_use();
             let mut port = open_port(&eal, &pool, settings, device)?;
@@ -123,15 +124,13 @@ impl Session {
             );
             ports.push(port);
         }
-        Ok((
-            Self {
-                eal,
-                pool,
-                ports,
-                held_by_driver,
-            },
-            queues,
-        ))
+        let session = Self {
+            ports,
+            pool,
+            eal,
+            held_by_driver,
+        };
+        Ok((session, queues))
     }
 
     /// DPDK.
@@ -191,10 +190,7 @@ impl Session {
             held_by_driver: self.held_by_driver,
         };
         drop(self.pool);
-        // With buffers out, their memory must stay, and DPDK with it.
-        if report.free == report.size {
-            self.eal.stop()?;
-        }
+        self.eal.stop()?;
         Ok((devices, report))
     }
 }
