@@ -227,6 +227,8 @@ fn balance(
         ));
     }
     drop(to_control);
+    // DPDK's AF_XDP driver never gives back what lies in its fill rings.
+    let driver_keeps = ports.iter().any(|port| port.driver() == "net_af_xdp");
     let running = operator::Running {
         control,
         ports,
@@ -237,9 +239,13 @@ fn balance(
     };
     control_core(config, eal, operator, running, workers)?;
     match pools.missing() {
-        0 => Ok(()),
-        missing => Err(DaemonError::BuffersMissing(missing)),
+        0 => log("every packet buffer is home"),
+        kept if driver_keeps => log(format_args!(
+            "{kept} packet buffers stay with the AF_XDP driver"
+        )),
+        missing => return Err(DaemonError::BuffersMissing(missing)),
     }
+    Ok(())
 }
 
 /// Runs the control core on its own core until it is told to stop, then stops the workers, takes
