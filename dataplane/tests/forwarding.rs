@@ -241,6 +241,26 @@ proptest! {
 }
 
 #[test]
+fn answers_of_a_backend_that_was_removed_still_reach_their_clients() {
+    let mut rig = Rig::new(CONFIG);
+    let mut pool = rig.control.pool().clone();
+    for line in [
+        "backend add nat4 10.0.0.12:8080",
+        "backend remove nat4 10.0.0.11:8080",
+    ] {
+        weir_shm::command::parse_line(line)
+            .unwrap()
+            .apply_to(&mut pool)
+            .unwrap();
+    }
+    rig.control.apply(rig.now, 2, pool).unwrap();
+    let answer = frame("10.0.0.11:8080", "203.0.113.5:4000", Transport::Fin);
+    let sent = rig.play(0, &answer.macs(BACKEND_MAC, WEIR_MAC).build());
+    assert_eq!(sent.len(), 1, "dropped");
+    assert_eq!(sent[0].1[26..30], [198, 51, 100, 10]);
+}
+
+#[test]
 fn a_udp_checksum_of_zero_stays_zero() {
     let mut rig = Rig::new(CONFIG);
     let request = frame(

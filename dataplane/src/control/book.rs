@@ -48,10 +48,18 @@ pub enum Unbookable {
 #[derive(Debug, Default)]
 struct Chapter {
     number: u32,
-    backends: HashMap<String, u32>,
+    backends: HashMap<String, Known>,
     table_of: Vec<Member>,
     table_size: u32,
     table: Option<Arc<[u16]>>,
+}
+
+/// A backend that was in the service at some time.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    number: u32,
+    address: IpAddr,
+    port: u16,
 }
 
 /// The book; see the module's text.
@@ -117,7 +125,8 @@ impl Book {
             let entry = self.service(service, profile, drained, &mut backends, &mut hop)?;
             services.push(entry);
         }
-        let (vips, returns) = endpoints(pool);
+        let (vips, mut returns) = endpoints(pool);
+        self.add_departed(pool, &mut returns);
         let vip_addresses = pool.services.iter().map(|service| service.vip);
         let local: Vec<(Endpoint, u32)> = vip_addresses
             .chain(own.iter().copied())
@@ -166,7 +175,7 @@ impl Book {
         let mut numbers = Vec::new();
         for backend in &service.backends {
             let name = backend.name(service);
-            let number = chapter.backend(&service.name, &name, names)?;
+            let number = chapter.backend(service, backend, names)?;
             let is_drained = drained.contains(&(service.name.clone(), name.clone()));
             let takes = takes(service, backend, is_drained);
             if number as usize >= all.len() {
@@ -209,6 +218,29 @@ impl Book {
         })
     }
 
+    /// Answers of backends that have left a `nat` service are still on their way, and some servers
+    /// finish what they began: they go on coming from the VIP, unless the address and port belong to
+    /// somebody in the pool now. Of two pairs with one endpoint the first counts.
+    fn add_departed(&self, pool: &Pool, returns: &mut Vec<(Endpoint, u32)>) {
+        for (number, service) in (0u32..).zip(&pool.services) {
+            if service.forwarding != model::Forwarding::Nat {
+                continue;
+            }
+            let Some(chapter) = self.chapters.get(&service.name) else {
+                continue;
+            };
+            let protocol = protocol_number(service.protocol);
+            let mut known: Vec<Known> = chapter.backends.values().copied().collect();
+            known.sort_unstable_by_key(|known| known.number);
+            returns.extend(known.into_iter().map(|Known { address, port, .. }| {
+                (
+                    Endpoint::new(Version::of(&address), Addr::from(address), port, protocol),
+                    number,
+                )
+            }));
+        }
+    }
+
     fn profile(&mut self, service: &model::Service) -> Result<u8, Unbookable> {
         let millis = |duration: std::time::Duration| {
             u32::try_from(duration.as_millis())
@@ -241,7 +273,11 @@ impl Book {
     /// A backend's number, which is that of its counters, if it was ever in the service.
     #[must_use]
     pub fn number(&self, service: &str, backend: &str) -> Option<u32> {
-        self.chapters.get(service)?.backends.get(backend).copied()
+        self.chapters
+            .get(service)?
+            .backends
+            .get(backend)
+            .map(|known| known.number)
     }
 
     /// Service and name of the backend with this number.
@@ -260,7 +296,7 @@ impl Book {
                 let backends = chapter
                     .backends
                     .iter()
-                    .map(|(name, number)| (name.as_str(), *number));
+                    .map(|(name, known)| (name.as_str(), known.number));
                 (name.as_str(), (chapter.number, backends.collect()))
             })
             .collect()
@@ -283,19 +319,25 @@ impl Chapter {
     /// The backend's number: the one it had, or the next.
     fn backend(
         &mut self,
-        service: &str,
-        name: &str,
+        service: &model::Service,
+        backend: &model::Backend,
         names: &mut Vec<(String, String)>,
     ) -> Result<u32, Unbookable> {
-        if let Some(number) = self.backends.get(name) {
-            return Ok(*number);
+        let name = backend.name(service);
+        if let Some(known) = self.backends.get(&name) {
+            return Ok(known.number);
         }
         if names.len() >= counters::MAX_BACKENDS {
             return Err(Unbookable::Backends);
         }
         let number = names.len() as u32;
-        names.push((service.to_owned(), name.to_owned()));
-        self.backends.insert(name.to_owned(), number);
+        names.push((service.name.clone(), name.clone()));
+        let known = Known {
+            number,
+            address: backend.address,
+            port: backend.port,
+        };
+        self.backends.insert(name, known);
         Ok(number)
     }
 
