@@ -167,7 +167,8 @@ impl Server {
         self.header.workers
     }
 
-    /// Says how the ports are.
+    /// Says how the ports are. Entries behind the last are written, too, so that nothing which
+    /// others put there is taken for a port.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -176,6 +177,7 @@ impl Server {
         for port in ports.iter().take(layout::MAX_PORTS) {
             bytes.extend(port.encode());
         }
+        bytes.resize(layout::MAX_PORTS * layout::PORT_LEN as usize, 0);
         self.file.write_all_at(&bytes, layout::PORTS)
     }
 

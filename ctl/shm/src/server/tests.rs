@@ -406,6 +406,23 @@ fn a_segment_cut_short_is_put_right() {
 }
 
 #[test]
+fn garbage_behind_the_last_port_is_no_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = server(&folder);
+    let len = layout::MAX_PORTS * layout::PORT_LEN as usize;
+    server
+        .file
+        .write_all_at(&vec![0xff; len], layout::PORTS)
+        .unwrap();
+    let port = PortStatus {
+        name: "wan".to_owned(),
+        ..PortStatus::default()
+    };
+    server.write_ports(std::slice::from_ref(&port)).unwrap();
+    assert_eq!(client(&folder).ports().unwrap(), [port]);
+}
+
+#[test]
 fn a_removed_segment_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = server(&folder);
