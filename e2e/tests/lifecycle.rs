@@ -8,7 +8,7 @@ use weir_e2e::host::HugePages;
 use weir_e2e::lab::{Arms, Lab, NAT_VIP4, backend4, instance};
 use weir_e2e::load::{Load, requests};
 use weir_e2e::nginx::Nginx;
-use weir_e2e::{Result, ensure, host};
+use weir_e2e::{Result, ensure, host, wait};
 
 fn configuration(instance: &str) -> Config {
     let backends = [1, 2].map(|n| format!("{} 8080", backend4(n)));
@@ -194,11 +194,13 @@ fn huge_pages_are_used_and_given_back() -> Result {
         "weir ended with {status}:\n{}",
         weir.log()
     );
-    ensure!(
-        pages.free()? == free,
-        "{free} huge pages were free before, {} after",
-        pages.free()?
-    );
+    // The kernel lets go of AF_XDP's memory some time after the process has ended.
+    let all_free = || pages.free().is_ok_and(|now| now == free);
+    wait::until_true(
+        "the huge pages to be free again",
+        Duration::from_secs(10),
+        all_free,
+    )?;
     ensure!(
         pages.files()? == files,
         "huge-page files stay behind: {:?}",
