@@ -170,10 +170,10 @@ impl Client {
         }
     }
 
-    /// Opens the named instance, or the only one there is.
+    /// Opens the named instance, or the only one there is, or the only one of several that runs.
     ///
     /// # Errors
-    /// As [`Client::open`], and when none is named and there is not exactly one.
+    /// As [`Client::open`], and when none is named and it is not clear which is meant.
     pub fn open_or_only(folder: &Path, instance: Option<&str>) -> Result<Self, ClientError> {
         if let Some(instance) = instance {
             return Self::open(folder, instance);
@@ -184,11 +184,21 @@ impl Client {
         })?;
         match known.as_slice() {
             [only] => Self::open(folder, only),
-            _ => Err(ClientError::Which {
+            _ => Self::only_living(folder, &known).ok_or_else(|| ClientError::Which {
                 folder: folder.to_owned(),
                 known,
             }),
         }
+    }
+
+    /// The one instance among several whose daemon lives; `None` if none or more than one does.
+    fn only_living(folder: &Path, known: &[String]) -> Option<Self> {
+        let opened = known
+            .iter()
+            .filter_map(|instance| Self::open(folder, instance).ok());
+        let mut living = opened.filter(|client| client.is_alive().unwrap_or(false));
+        let first = living.next()?;
+        living.next().is_none().then_some(first)
     }
 
     /// The instance's name.

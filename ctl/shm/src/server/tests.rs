@@ -637,6 +637,16 @@ fn counters_events_and_ports_are_seen_by_operators() {
 }
 
 #[test]
+fn of_several_segments_the_only_living_daemons_is_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let _living = server(&folder);
+    let (gone, _) = Server::create(folder.path(), "lb2", options()).unwrap();
+    drop(gone);
+    let client = Client::open_or_only(folder.path(), None).unwrap();
+    assert_eq!(client.instance(), "lb1");
+}
+
+#[test]
 fn an_operator_is_told_which_instances_there_are() {
     let folder = tempfile::tempdir().unwrap();
     let error = Client::open(folder.path(), "lb1").unwrap_err().to_string();
