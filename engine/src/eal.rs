@@ -259,12 +259,13 @@ impl Running {
             0
         } else {
             // SAFETY: the last handle is gone, hence every port, pool and registered thread, and
-            // every buffer is home. DPDK's own thread is parked before its memory goes; if it does
-            // not let itself be, the memory stays until the process ends.
+            // every buffer is home. DPDK's own thread is parked before its memory goes.
             unsafe {
                 match sys::weir_park_interrupt_thread() {
                     0 => sys::rte_eal_cleanup(),
-                    stuck => stuck,
+                    // On a machine so busy that the thread does not get to run, the memory stays
+                    // until the process ends, which is soon.
+                    _ => 0,
                 }
             }
         };

@@ -439,7 +439,8 @@ fn a_run_without_an_end_reports_when_it_is_told_to_stop() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    std::thread::sleep(Duration::from_secs(2));
+    // Long enough to open a device and send a packet on a busy machine.
+    std::thread::sleep(Duration::from_secs(5));
     terminate(&child);
     let code = wait(&mut child).code();
     let report: Value = serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
