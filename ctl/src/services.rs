@@ -81,6 +81,7 @@ pub(crate) fn show(
         timeout("closing"),
         timeout("udp")
     )?;
+    writeln!(out, "ping        {}", service.ping)?;
     writeln!(out, "health      {}", service.health)?;
     writeln!(
         out,

@@ -31,6 +31,7 @@ pub(crate) struct ServiceView {
     pub(crate) forwarding: &'static str,
     pub(crate) scheduler: &'static str,
     pub(crate) table_size: u32,
+    pub(crate) ping: &'static str,
     pub(crate) timeouts: Value,
     pub(crate) health: &'static str,
     pub(crate) packets: u64,
@@ -116,6 +117,7 @@ impl View {
             forwarding: service.forwarding.name(),
             scheduler: service.scheduler.name(),
             table_size: service.table_size,
+            ping: service.ping.name(),
             timeouts: json!({
                 "syn": duration::text(timeouts.syn),
                 "established": duration::text(timeouts.established),

@@ -138,7 +138,7 @@ drop_reasons! {
     IpChecksum = 12 "ip_checksum" "The IPv4 header checksum is wrong.";
     IpTtl = 13 "ip_ttl" "TTL or hop limit used up.";
     MartianSource = 14 "martian_source" "From an address that no packet can come from.";
-    Fragment = 15 "fragment" "A fragment of a datagram; reassembly is not in this release.";
+    Fragment = 15 "fragment" "A fragment that follows no flow: neither TCP nor UDP to a VIP, nor a backend's answer.";
     Ipv6Extension = 16 "ipv6_extension" "IPv6 extension headers that are malformed or too many.";
     UnknownProtocol = 17 "unknown_protocol" "To a VIP, but neither TCP, UDP nor ICMP.";
     TcpMalformed = 18 "tcp_malformed" "TCP header cut short or impossible.";
@@ -158,6 +158,13 @@ drop_reasons! {
     TxFull = 32 "tx_full" "The device did not take the frame.";
     NotOurs = 33 "not_ours" "To an address that is neither a VIP nor our own.";
     NeighbourIgnored = 34 "neighbour_ignored" "A neighbour's announcement of no use to weir.";
+    FragmentMalformed = 35 "fragment_malformed" "A first fragment too short for its transport header, or one that ends where none can.";
+    FragmentOverlap = 36 "fragment_overlap" "A fragment that overlaps what another of its datagram holds.";
+    FragmentTimeout = 37 "fragment_timeout" "A fragment whose first one did not come within a second.";
+    FragmentTableFull = 38 "fragment_table_full" "A fragment that came before its first one, with too many waiting already.";
+    IcmpQuote = 39 "icmp_quote" "An ICMP error that quotes too little of a packet, or none that weir can have sent.";
+    IcmpNoFlow = 40 "icmp_no_flow" "An ICMP error about a packet that no backend can have sent.";
+    PingRefused = 41 "ping_refused" "An echo request to a VIP whose services say drop, or have no backend to forward it to.";
 }
 
 const _: () = assert!(DropReason::ALL.len() <= DROPS_LEN);

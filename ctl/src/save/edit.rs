@@ -5,7 +5,7 @@ use std::time::Duration;
 use toml_edit::{InlineTable, Item, Table, TableLike, Value};
 use weir_shm::duration;
 use weir_shm::model::{
-    Admin, Backend, Forced, Health, NO_DEADLINE, Pool, PortMatch, Scheduler, Service, Timeouts,
+    Admin, Backend, Forced, Health, NO_DEADLINE, Ping, Pool, PortMatch, Scheduler, Service, Timeouts,
 };
 
 use super::tables::{Entries, Tables, set};
@@ -68,6 +68,9 @@ fn service_entries(service: &Service) -> Entries {
     if service.table_size != weir_shm::model::DEFAULT_TABLE_SIZE {
         entries.push(("table_size", i64::from(service.table_size).into()));
     }
+    if service.ping != Ping::default() {
+        entries.push(("ping", service.ping.name().into()));
+    }
     if service.timeouts != Timeouts::default() {
         entries.push(("timeouts", timeouts_value(service.timeouts)));
     }
@@ -108,6 +111,9 @@ fn change_service(
     }
     if old.table_size != new.table_size {
         set(table, "table_size", i64::from(new.table_size));
+    }
+    if old.ping != new.ping {
+        set(table, "ping", new.ping.name());
     }
     if old.timeouts != new.timeouts {
         table.remove("timeouts");

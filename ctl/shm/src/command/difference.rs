@@ -191,6 +191,7 @@ fn compare(old: &Service, new: &Service, entries: &mut Vec<Entry>) {
         &old.table_size.to_string(),
         &new.table_size.to_string(),
     );
+    note(&mut changes, "ping", old.ping.name(), new.ping.name());
     let timeouts = |service: &Service| {
         let timeouts = service.timeouts;
         let all = [

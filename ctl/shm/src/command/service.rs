@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{Change, Endpoint, Refused, service_mut, unknown_service};
 use crate::model::{
-    Backend, DEFAULT_TABLE_SIZE, Forwarding, Pool, PortMatch, Protocol, Scheduler, Service,
+    Backend, DEFAULT_TABLE_SIZE, Forwarding, Ping, Pool, PortMatch, Protocol, Scheduler, Service,
 };
 
 /// A command about services.
@@ -58,6 +58,9 @@ pub struct AddService {
     /// Entries of the Maglev table; a prime
     #[arg(long, value_name = "PRIME", default_value_t = DEFAULT_TABLE_SIZE)]
     pub table_size: u32,
+    /// What becomes of pings to the VIP: answer, forward or drop
+    #[arg(long, default_value_t = Ping::Answer)]
+    pub ping: Ping,
     /// A backend to begin with; may be repeated
     #[arg(long = "backend", value_name = "ADDRESS[:PORT]")]
     pub backends: Vec<Endpoint>,
@@ -112,6 +115,7 @@ impl AddService {
         let mut service = Service::new(name, *vip, *port, *protocol, *forwarding);
         service.scheduler = self.scheduler;
         service.table_size = self.table_size;
+        service.ping = self.ping;
         for endpoint in &self.backends {
             let port = endpoint.port_in(&service).map_err(Refused::Invalid)?;
             service.backends.push(Backend::new(endpoint.address, port));

@@ -8,7 +8,7 @@ use super::{BackendDoc, BackendSpans, HealthDoc, ServiceDoc, ServiceSpans, Sourc
 use super::{Diagnostic, TimeoutsDoc};
 use crate::model::{
     Admin, Backend, Forced, Forwarding, Health, HealthKind, MAX_TABLE_SIZE, MAX_WEIGHT,
-    NO_DEADLINE, PORT_ACCEPTED, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts,
+    NO_DEADLINE, PORT_ACCEPTED, Ping, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts,
 };
 
 /// Where the values of keys stand.
@@ -61,6 +61,9 @@ fn service(
         let size = source.integer("table_size", value, 2..=u64::from(MAX_TABLE_SIZE))?;
         service.table_size = u32::try_from(size).unwrap_or(MAX_TABLE_SIZE);
     }
+    if let Some(value) = &doc.ping {
+        service.ping = source.word("ping", value, &Ping::accepted())?;
+    }
     let mut fields = Fields::new();
     note(
         &mut fields,
@@ -72,6 +75,7 @@ fn service(
             ("forwarding", doc.forwarding.as_ref()),
             ("scheduler", doc.scheduler.as_ref()),
             ("table_size", doc.table_size.as_ref()),
+            ("ping", doc.ping.as_ref()),
         ],
     );
     if let Some(doc) = &doc.timeouts {

@@ -26,6 +26,8 @@ pub struct ServiceDoc {
     pub scheduler: Option<Value>,
     /// Entries of the Maglev table.
     pub table_size: Option<Value>,
+    /// "answer", "forward" or "drop".
+    pub ping: Option<Value>,
     /// How long flows are remembered.
     pub timeouts: Option<Spanned<TimeoutsDoc>>,
     /// `[service.health]`.

@@ -166,6 +166,24 @@ fn complaints_name_place_found_and_accepted() {
             &["9000000", "5000000"],
         ),
         (
+            format!("{WEB}ping = \"reply\"\n"),
+            "7:8",
+            &["\"reply\"", "\"answer\", \"forward\", \"drop\""],
+        ),
+        (
+            format!("{WEB}ping = \"forward\"\n"),
+            "7:8",
+            &["\"forward\"", "\"nat\"", "\"dsr-*\""],
+        ),
+        (
+            format!(
+                "{WEB}ping = \"drop\"\n{}",
+                replaced("\"web\"", "\"w2\"").replace("port = 80", "port = 81")
+            ),
+            "8:1",
+            &["\"answer\" in \"w2\"", "\"drop\" in \"web\"", "198.51.100.10"],
+        ),
+        (
             format!("{WEB}timeouts = {{ syn = 10 }}\n"),
             "7:20",
             &["`syn`", "found 10", "\"10s\""],

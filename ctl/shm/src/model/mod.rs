@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use health::{Health, HealthKind};
 pub use validate::{Problem, Warning, is_prime};
-pub use vocabulary::{Forced, Forwarding, Protocol, Scheduler, Unknown};
+pub use vocabulary::{Forced, Forwarding, Ping, Protocol, Scheduler, Unknown};
 
 /// Services that a pool can hold.
 pub const MAX_SERVICES: usize = 4096;
@@ -59,6 +59,8 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// Entries of the Maglev table; a prime.
     pub table_size: u32,
+    /// What becomes of echo requests to the VIP; services that share the address agree.
+    pub ping: Ping,
     /// How long flows are remembered without a packet.
     pub timeouts: Timeouts,
     /// How backends are checked.
@@ -226,6 +228,7 @@ impl Service {
             forwarding,
             scheduler: Scheduler::default(),
             table_size: DEFAULT_TABLE_SIZE,
+            ping: Ping::default(),
             timeouts: Timeouts::default(),
             health: Health::default(),
             backends: Vec::new(),

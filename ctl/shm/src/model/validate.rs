@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::health::MAX_TEXT;
 use super::{
     Admin, Backend, Forwarding, HealthKind, MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_NAME,
-    MAX_SERVICES, MAX_TABLE_SIZE, MAX_TIMEOUT, MAX_WEIGHT, NO_DEADLINE, Pool, PortMatch, Service,
+    MAX_SERVICES, MAX_TABLE_SIZE, MAX_TIMEOUT, MAX_WEIGHT, NO_DEADLINE, Ping, Pool, PortMatch, Service,
 };
 use crate::duration;
 
@@ -106,6 +106,7 @@ impl Pool {
             );
         }
         self.check_names_and_vips()?;
+        self.check_ping()?;
         self.check_backends_between_services()?;
         Ok(warnings)
     }
@@ -144,6 +145,27 @@ impl Pool {
                         service.protocol
                     ),
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// An echo request has no port, so all services of its address answer for it together.
+    fn check_ping(&self) -> Result<(), Problem> {
+        let mut policies: HashMap<IpAddr, &Service> = HashMap::new();
+        for (index, service) in self.services.iter().enumerate() {
+            let first = *policies.entry(service.vip).or_insert(service);
+            if first.ping != service.ping {
+                return Err(Problem {
+                    service: Some(index),
+                    backend: None,
+                    field: "ping",
+                    message: format!(
+                        "found ping = \"{}\" in \"{}\", and \"{}\" in \"{}\", which has the same \
+                         address {}; accepted: the same in all services of an address",
+                        service.ping, service.name, first.ping, first.name, service.vip
+                    ),
+                });
             }
         }
         Ok(())
@@ -250,6 +272,17 @@ impl Service {
                 format!(
                     "found {} for {backends} backends; accepted: more than there are backends",
                     self.table_size
+                ),
+            ));
+        }
+        if self.ping == Ping::Forward && !self.forwarding.returns_directly() {
+            return Err((
+                "ping",
+                format!(
+                    "found \"forward\" with forwarding = \"{}\"; accepted: \"forward\" with the \
+                     \"dsr-*\" modes only, whose backends own the VIP and can answer for it, else \
+                     \"answer\" or \"drop\"",
+                    self.forwarding
                 ),
             ));
         }

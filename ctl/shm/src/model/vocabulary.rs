@@ -130,6 +130,20 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// What becomes of echo requests ("ping") to the VIP's address.
+    #[derive(Default)]
+    Ping {
+        /// weir answers them, whatever the pool's health.
+        #[default]
+        Answer = 0, "answer";
+        /// They go to a backend, which answers directly.
+        Forward = 1, "forward";
+        /// They are dropped.
+        Drop = 2, "drop";
+    }
+}
+
+vocabulary! {
     /// Whether the operator overrides a backend's health.
     #[derive(Default)]
     Forced {
@@ -150,6 +164,15 @@ impl Forwarding {
         match self {
             Self::DsrL2 => false,
             Self::Nat => true,
+        }
+    }
+
+    /// Whether backends own the VIP and answer clients directly.
+    #[must_use]
+    pub const fn returns_directly(self) -> bool {
+        match self {
+            Self::DsrL2 => true,
+            Self::Nat => false,
         }
     }
 }

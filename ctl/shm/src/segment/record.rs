@@ -7,7 +7,7 @@ use super::bytes::{Malformed, Reader, Writer};
 use super::layout::{BACKEND_RECORD, SERVICE_RECORD};
 use crate::model::{
     Admin, Backend, Forced, Forwarding, Health, HealthKind, MAX_BACKENDS, MAX_NAME, MAX_SERVICES,
-    Pool, PortMatch, Protocol, Scheduler, Service, Timeouts,
+    Ping, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts,
 };
 
 /// Room for a path or host name.
@@ -97,6 +97,7 @@ fn put_service(writer: &mut Writer, service: &Service) {
     writer.u8(service.forwarding.code());
     writer.u8(service.scheduler.code());
     writer.u32(service.table_size);
+    writer.u8(service.ping.code());
     let Timeouts {
         syn,
         established,
@@ -159,6 +160,7 @@ fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
     let forwarding = known(Forwarding::from_code(reader.u8()?), "the forwarding mode")?;
     let scheduler = known(Scheduler::from_code(reader.u8()?), "the scheduler")?;
     let table_size = reader.u32()?;
+    let ping = known(Ping::from_code(reader.u8()?), "the ping policy")?;
     let timeouts = Timeouts {
         syn: reader.duration()?,
         established: reader.duration()?,
@@ -171,6 +173,7 @@ fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
     let mut service = Service::new(&name, vip, port, protocol, forwarding);
     service.scheduler = scheduler;
     service.table_size = table_size;
+    service.ping = ping;
     service.timeouts = timeouts;
     service.health = health;
     Ok((service, backends))

@@ -48,6 +48,7 @@ pub(crate) fn sample() -> Pool {
         Forwarding::DsrL2,
     );
     all.table_size = 251;
+    all.ping = Ping::Forward;
     all.timeouts.udp = Duration::from_millis(1500);
     all.backends = vec![Backend {
         admin: Admin::Drain {
