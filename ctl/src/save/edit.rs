@@ -5,7 +5,8 @@ use std::time::Duration;
 use toml_edit::{InlineTable, Item, Table, TableLike, Value};
 use weir_shm::duration;
 use weir_shm::model::{
-    Admin, Backend, Forced, Health, NO_DEADLINE, Ping, Pool, PortMatch, Scheduler, Service, Timeouts,
+    Admin, Backend, Forced, Health, NO_DEADLINE, Ping, Pool, PortMatch, Scheduler, Service,
+    Timeouts,
 };
 
 use super::tables::{Entries, Tables, set};

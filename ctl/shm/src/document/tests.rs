@@ -181,7 +181,11 @@ fn complaints_name_place_found_and_accepted() {
                 replaced("\"web\"", "\"w2\"").replace("port = 80", "port = 81")
             ),
             "8:1",
-            &["\"answer\" in \"w2\"", "\"drop\" in \"web\"", "198.51.100.10"],
+            &[
+                "\"answer\" in \"w2\"",
+                "\"drop\" in \"web\"",
+                "198.51.100.10",
+            ],
         ),
         (
             format!("{WEB}timeouts = {{ syn = 10 }}\n"),

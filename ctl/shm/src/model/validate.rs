@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::health::MAX_TEXT;
 use super::{
     Admin, Backend, Forwarding, HealthKind, MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_NAME,
-    MAX_SERVICES, MAX_TABLE_SIZE, MAX_TIMEOUT, MAX_WEIGHT, NO_DEADLINE, Ping, Pool, PortMatch, Service,
+    MAX_SERVICES, MAX_TABLE_SIZE, MAX_TIMEOUT, MAX_WEIGHT, NO_DEADLINE, Ping, Pool, PortMatch,
+    Service,
 };
 use crate::duration;
 
