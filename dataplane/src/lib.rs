@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod endpoints;
 pub mod flow;
 pub mod forward;
+pub mod icmp;
 pub mod maglev;
 pub mod parse;
 pub mod pipeline;
