@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use serde_json::Value;
 use weir_shm::client::Client;
 
 use crate::Failure;
@@ -83,6 +84,23 @@ pub(crate) fn show(
     )?;
     writeln!(out, "ping        {}", service.ping)?;
     writeln!(out, "health      {}", service.health)?;
+    for (place, config) in service.quic.iter().flatten().enumerate() {
+        let head = if place == 0 { "quic" } else { "" };
+        let encrypted = config.get("encrypted").and_then(Value::as_bool);
+        let number = |key: &str| config.get(key).map_or_else(String::new, Value::to_string);
+        writeln!(
+            out,
+            "{head:<12}rotation {}: {}-octet server IDs, {}-octet nonces, {}",
+            number("rotation"),
+            number("server_id_length"),
+            number("nonce_length"),
+            if encrypted == Some(true) {
+                "encrypted"
+            } else {
+                "plaintext"
+            }
+        )?;
+    }
     writeln!(
         out,
         "to VIP      {} packets, {} bytes, {} new flows",
@@ -134,12 +152,16 @@ fn write_backends(service: &ServiceView, out: &mut dyn Write) -> Result<(), Fail
         )?;
         return Ok(());
     }
+    let has_ids = service
+        .backends
+        .iter()
+        .any(|backend| backend.server_id.is_some());
     let rows = service.backends.iter().map(|backend| {
         let mut state = backend.state.to_owned();
         if backend.force != "auto" {
             state += " (forced)";
         }
-        vec![
+        let mut row = vec![
             backend.name.clone(),
             backend.weight.to_string(),
             state,
@@ -147,9 +169,13 @@ fn write_backends(service: &ServiceView, out: &mut dyn Write) -> Result<(), Fail
             count(backend.new_flows),
             count(backend.packets),
             count(backend.bytes),
-        ]
+        ];
+        if has_ids {
+            row.push(backend.server_id.clone().unwrap_or_else(|| "-".to_owned()));
+        }
+        row
     });
-    let heads = [
+    let mut heads = vec![
         "BACKEND",
         ">WEIGHT",
         "STATE",
@@ -158,6 +184,9 @@ fn write_backends(service: &ServiceView, out: &mut dyn Write) -> Result<(), Fail
         ">PACKETS",
         ">BYTES",
     ];
+    if has_ids {
+        heads.push("SERVER ID");
+    }
     writeln!(out, "{}", table(&heads, rows))?;
     Ok(())
 }

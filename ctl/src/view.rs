@@ -7,7 +7,7 @@ use weir_shm::counters::{
     BYTES, NEW_FLOWS, PACKETS, RETURN_BYTES, RETURN_PACKETS, backend_base, service_base,
 };
 use weir_shm::duration;
-use weir_shm::model::{self, Admin, NO_DEADLINE, PortMatch};
+use weir_shm::model::{self, Admin, NO_DEADLINE, PortMatch, Protocol, QuicConfig, ServerIds};
 use weir_shm::segment::directory::{BackendState, RunningDirectory, ServiceEntry};
 use weir_shm::segment::mailbox::{Answer, Question};
 
@@ -34,6 +34,9 @@ pub(crate) struct ServiceView {
     pub(crate) ping: &'static str,
     pub(crate) timeouts: Value,
     pub(crate) health: &'static str,
+    /// How connection IDs are read, without keys; for QUIC only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) quic: Option<Vec<Value>>,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
     pub(crate) new_flows: u64,
@@ -49,6 +52,9 @@ pub(crate) struct BackendView {
     pub(crate) address: String,
     pub(crate) port: Option<u16>,
     pub(crate) weight: u32,
+    /// What connection IDs call it, if they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) server_id: Option<String>,
     /// What the operator wants.
     pub(crate) admin: &'static str,
     pub(crate) drain_timeout: Option<String>,
@@ -125,6 +131,8 @@ impl View {
                 "udp": duration::text(timeouts.udp),
             }),
             health: service.health.kind.name(),
+            quic: (service.protocol == Protocol::Quic)
+                .then(|| service.quic.iter().map(quic_view).collect()),
             packets: count(PACKETS),
             bytes: count(BYTES),
             new_flows: count(NEW_FLOWS),
@@ -154,6 +162,10 @@ impl View {
             address: backend.address.to_string(),
             port: (service.port != PortMatch::Any).then_some(backend.port),
             weight: backend.weight,
+            server_id: match &backend.server_ids {
+                ServerIds::None => None,
+                ids => Some(ids.to_string()),
+            },
             admin: backend.admin.name(),
             drain_timeout: match backend.admin {
                 Admin::Drain { timeout } if timeout != NO_DEADLINE => Some(duration::text(timeout)),
@@ -167,6 +179,16 @@ impl View {
             new_flows: count(NEW_FLOWS),
         }
     }
+}
+
+/// A QUIC configuration without its key.
+fn quic_view(config: &QuicConfig) -> Value {
+    json!({
+        "rotation": config.rotation,
+        "server_id_length": config.server_id_length,
+        "nonce_length": config.nonce_length,
+        "encrypted": config.key.is_some(),
+    })
 }
 
 impl ServiceView {

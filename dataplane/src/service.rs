@@ -164,6 +164,6 @@ impl Services {
 pub const fn protocol_number(protocol: weir_shm::model::Protocol) -> u8 {
     match protocol {
         weir_shm::model::Protocol::Tcp => protocol::TCP,
-        weir_shm::model::Protocol::Udp => protocol::UDP,
+        weir_shm::model::Protocol::Udp | weir_shm::model::Protocol::Quic => protocol::UDP,
     }
 }

@@ -50,6 +50,38 @@ protocol = "udp"
 forwarding = "dsr-l2"
 [[service.backend]]
 address = "10.0.0.12"
+
+[[service]]
+name = "quic"
+vip = "198.51.100.12"
+port = 443
+protocol = "quic"
+forwarding = "nat"
+[service.quic]
+configs = [
+    { rotation = 0, server_id_length = 3, nonce_length = 4, key = "8f95f09245765f80256934e50c66207f" },
+    { rotation = 3, server_id_length = 8, nonce_length = 8 },
+]
+[[service.backend]]
+address = "10.0.0.21"
+server_ids = { 0 = "ed793a", 3 = "0102030405060708" }
+[[service.backend]]
+address = "10.0.0.22"
+[[service.backend]]
+address = "10.0.0.23"
+server_ids = { 3 = "0102030405060709" }
+
+[[service]]
+name = "quic-plain"
+vip = "198.51.100.12"
+port = 444
+protocol = "quic"
+forwarding = "dsr-l2"
+[service.quic]
+configs = [{ rotation = 0, server_id_length = 3, nonce_length = 4 }]
+[[service.backend]]
+address = "10.0.0.21"
+server_id = "ed793a"
 "#;
 
 fn check(text: &str) -> Result<Config, String> {

@@ -9,6 +9,7 @@ use weir_shm::model::{
     Timeouts,
 };
 
+use super::quic;
 use super::tables::{Entries, Tables, set};
 
 /// Why a document cannot be brought up to date.
@@ -38,6 +39,7 @@ pub(super) fn bring_up_to_date(
             let place = services.push(service_entries(new));
             let table = services.get_mut(place).ok_or("a new service is no table")?;
             set_health(table, headed, &new.health);
+            quic::set_configs(table, headed, &new.quic);
             let nobody = Service {
                 backends: Vec::new(),
                 ..new.clone()
@@ -123,6 +125,10 @@ fn change_service(
     if old.health != new.health {
         table.remove("health");
         set_health(table, headed, &new.health);
+    }
+    if old.quic != new.quic {
+        table.remove("quic");
+        quic::set_configs(table, headed, &new.quic);
     }
     change_backends(table, headed, old, new)
 }
@@ -233,6 +239,9 @@ fn change_backend(table: &mut dyn TableLike, service: &Service, was: &Backend, i
             }
             forced => set(table, "force", forced.name()),
         }
+    }
+    if was.server_ids != is.server_ids {
+        quic::set_server_ids(table, &is.server_ids);
     }
     if was.admin != is.admin {
         table.remove("drain_timeout");

@@ -162,3 +162,47 @@ fn settings_that_only_a_file_can_change_are_saved_too() {
         document::parse_services("f", old).unwrap().pool
     );
 }
+
+#[test]
+fn server_ids_are_saved() {
+    let head = "[[service]]\nname = \"q\"\nvip = \"198.51.100.10\"\nport = 443\nprotocol = \"quic\"\n\
+                forwarding = \"nat\"\n[service.quic]\nconfigs = [{ rotation = 0, server_id_length = 3, \
+                nonce_length = 4 }, { rotation = 2, server_id_length = 3, nonce_length = 6 }]\n";
+    let text = after(
+        head,
+        &[
+            "backend add q 10.0.0.1:443 --server-id c4605e",
+            "backend add q 10.0.0.2:443 --server-id 0=ed793a --server-id 2=ed793b",
+        ],
+    );
+    for line in [
+        "server_id = \"c4605e\"\n",
+        "server_ids = { 0 = \"ed793a\", 2 = \"ed793b\" }\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    // Settings that only a file changes: the other way round, and away.
+    let pool = document::parse_services("f", &text).unwrap().pool;
+    for other in [
+        text.replace("server_id = \"c4605e\"", "server_ids = { 2 = \"aaaaaa\" }"),
+        text.replace(
+            "nonce_length = 6",
+            "nonce_length = 6, key = \"000102030405060708090a0b0c0d0e0f\"",
+        )
+        .replace("server_id = \"c4605e\"\n", ""),
+        head.replace("[service.quic]\n", "")
+            .split("configs")
+            .next()
+            .unwrap()
+            .to_owned(),
+    ] {
+        let wanted = document::parse_services("f", &other).unwrap().pool;
+        let (saved_text, _) = saved("f", &text, &wanted).unwrap().unwrap();
+        assert_eq!(
+            document::parse_services("f", &saved_text).unwrap().pool,
+            wanted
+        );
+        let (back, _) = saved("f", &other, &pool).unwrap().unwrap();
+        assert_eq!(document::parse_services("f", &back).unwrap().pool, pool);
+    }
+}

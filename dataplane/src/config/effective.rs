@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::duration;
-use weir_shm::model::{Admin, HealthKind, NO_DEADLINE, PortMatch, Service};
+use weir_shm::model::{Admin, HealthKind, NO_DEADLINE, PortMatch, QuicConfig, ServerIds, Service};
 
 use super::{Config, Idle, Memory};
 
@@ -159,6 +159,7 @@ fn service(lines: &mut Lines, service: &Service) {
         ),
     );
     health(lines, service);
+    quic(lines, service);
     for backend in &service.backends {
         let _ = writeln!(lines.0, "[[service.backend]]");
         lines.text("address", &backend.address.to_string());
@@ -166,6 +167,17 @@ fn service(lines: &mut Lines, service: &Service) {
             lines.raw("port", backend.port);
         }
         lines.raw("weight", backend.weight);
+        match &backend.server_ids {
+            ServerIds::None => {}
+            ServerIds::Every(id) => lines.text("server_id", &id.to_string()),
+            ServerIds::Each(ids) => {
+                let ids: Vec<String> = ids
+                    .iter()
+                    .map(|(rotation, id)| format!("{rotation} = \"{id}\""))
+                    .collect();
+                lines.raw("server_ids", format!("{{ {} }}", ids.join(", ")));
+            }
+        }
         match backend.admin {
             Admin::Enabled => {}
             Admin::Disabled => lines.text("state", "disabled"),
@@ -177,6 +189,25 @@ fn service(lines: &mut Lines, service: &Service) {
             }
         }
     }
+}
+
+fn quic(lines: &mut Lines, service: &Service) {
+    if service.quic.is_empty() {
+        return;
+    }
+    let _ = writeln!(lines.0, "[service.quic]");
+    lines.raw(
+        "configs",
+        list(&service.quic, |config: &QuicConfig| {
+            let key = config
+                .key
+                .map_or_else(String::new, |key| format!(", key = \"{}\"", key.reveal()));
+            format!(
+                "{{ rotation = {}, server_id_length = {}, nonce_length = {}{key} }}",
+                config.rotation, config.server_id_length, config.nonce_length
+            )
+        }),
+    );
 }
 
 fn health(lines: &mut Lines, service: &Service) {

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{Change, Endpoint, Refused, service_mut, unknown_service};
 use crate::duration;
-use crate::model::{Admin, Backend, Forced, NO_DEADLINE, Pool, Service};
+use crate::model::{Admin, Backend, Forced, NO_DEADLINE, Pool, ServerIdOption, ServerIds, Service};
 
 /// A command about backends.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
@@ -26,6 +26,10 @@ pub enum BackendCommand {
         /// Its share of new flows relative to the others, 0 to 65535
         #[arg(long, default_value_t = 1)]
         weight: u32,
+        /// What QUIC connection IDs call it: HEX for every configuration, or ROTATION=HEX for one;
+        /// may be repeated
+        #[arg(long = "server-id", value_name = "HEX")]
+        server_ids: Vec<ServerIdOption>,
     },
     /// Remove a backend; its flows go to other backends
     #[command(after_help = "Example:\n  weirctl backend remove web 10.0.0.11:8080")]
@@ -119,7 +123,11 @@ impl BackendCommand {
                 Some(_) => Ok(Change::default()),
                 None => Err(unknown_service(pool, service)),
             },
-            Self::Add { target, weight } => target.add(pool, *weight),
+            Self::Add {
+                target,
+                weight,
+                server_ids,
+            } => target.add(pool, *weight, server_ids),
             Self::Remove { target } => {
                 let (service, place) = target.find(pool)?;
                 let name = service.backends[place].name(service);
@@ -184,11 +192,17 @@ impl Target {
         }
     }
 
-    fn add(&self, pool: &mut Pool, weight: u32) -> Result<Change, Refused> {
+    fn add(
+        &self,
+        pool: &mut Pool,
+        weight: u32,
+        server_ids: &[ServerIdOption],
+    ) -> Result<Change, Refused> {
         let service = service_mut(pool, &self.service)?;
         let port = self.backend.port_in(service).map_err(Refused::Invalid)?;
         let backend = Backend {
             weight,
+            server_ids: ServerIds::of_options(server_ids).map_err(Refused::Invalid)?,
             ..Backend::new(self.backend.address, port)
         };
         let name = backend.name(service);

@@ -1,7 +1,7 @@
 //! What has to change to get from one pool to another.
 
 use crate::duration;
-use crate::model::{Admin, Backend, Forced, Pool, Service};
+use crate::model::{Admin, Backend, Forced, Pool, ServerIds, Service};
 
 /// The difference of two pools; order of services and backends does not count.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -154,6 +154,9 @@ fn settings(backend: &Backend) -> String {
     if backend.forced != Forced::Auto {
         text += &format!(", forced {}", backend.forced);
     }
+    if backend.server_ids != ServerIds::None {
+        text += &format!(", server ID {}", backend.server_ids);
+    }
     text
 }
 
@@ -212,6 +215,9 @@ fn compare(old: &Service, new: &Service, entries: &mut Vec<Entry>) {
     if old.health != new.health && old.health.kind == new.health.kind {
         changes.push("health settings".to_owned());
     }
+    if old.quic != new.quic {
+        changes.push("QUIC configurations".to_owned());
+    }
     if !changes.is_empty() {
         entries.push(of_service(Kind::Changed, new, changes.join(", ")));
     }
@@ -240,6 +246,8 @@ fn compare(old: &Service, new: &Service, entries: &mut Vec<Entry>) {
                     was.forced.name(),
                     backend.forced.name(),
                 );
+                let ids = [was, backend].map(|backend| backend.server_ids.to_string());
+                note(&mut changes, "server ID", &ids[0], &ids[1]);
                 if !changes.is_empty() {
                     entries.push(of_backend(Kind::Changed, new, backend, changes.join(", ")));
                 }

@@ -46,7 +46,7 @@ pub struct AddService {
     /// The port that clients use, or "any"
     #[arg(long)]
     pub port: PortMatch,
-    /// tcp or udp
+    /// tcp, udp or quic
     #[arg(long)]
     pub protocol: Protocol,
     /// dsr-l2 or nat

@@ -190,7 +190,7 @@ fn a_line_that_is_no_command_says_so() {
         ),
         (
             "service add x --vip 192.0.2.1 --port 80 --protocol sctp --forwarding nat",
-            "\"tcp\", \"udp\"",
+            "\"tcp\", \"udp\", \"quic\"",
         ),
         (
             "lookup tcp 1.1.1.1:1 2.2.2.2:2",
@@ -250,5 +250,42 @@ fn a_wrong_file_is_refused_with_its_place() {
             .to_string()
             .contains(":2:1: found unknown key `nam`"),
         "{refused}"
+    );
+}
+
+#[test]
+fn a_backend_is_added_with_its_server_ids() {
+    let text = "[[service]]\nname = \"q\"\nvip = \"198.51.100.10\"\nport = 443\nprotocol = \"quic\"\n\
+                forwarding = \"nat\"\n[service.quic]\nconfigs = [{ rotation = 0, server_id_length = 3, \
+                nonce_length = 4 }, { rotation = 2, server_id_length = 3, nonce_length = 6 }]\n";
+    let mut pool = document::parse_services("pool", text).unwrap().pool;
+    run(&mut pool, "backend add q 10.0.0.1:443 --server-id c4605e").unwrap();
+    let line = "backend add q 10.0.0.2:443 --weight 2 --server-id 0=ed793a --server-id 2=ed793b";
+    run(&mut pool, line).unwrap();
+    run(&mut pool, "backend add q 10.0.0.3:443").unwrap();
+    let ids: Vec<String> = pool.services[0]
+        .backends
+        .iter()
+        .map(|backend| backend.server_ids.to_string())
+        .collect();
+    assert_eq!(ids, ["c4605e", "0=ed793a,2=ed793b", "-"]);
+    for (line, part) in [
+        ("--server-id c4605e", "10.0.0.1:443 has already"),
+        ("--server-id c460", "2 octets"),
+        ("--server-id 1=c46050", "rotation 1"),
+        ("--server-id c46050 --server-id 0=c46051", "beside others"),
+    ] {
+        let refused = run(&mut pool, &format!("backend add q 10.0.0.4:443 {line}"));
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains(part), "{line}: {refused}");
+    }
+    let usage = parse_line("backend add q 10.0.0.4:443 --server-id xyz").unwrap_err();
+    assert!(usage.to_string().contains("hexadecimal"), "{usage}");
+    let before = pool.clone();
+    run(&mut pool, "backend remove q 10.0.0.2:443").unwrap();
+    let lines = Difference::between(&pool, &before).lines();
+    assert_eq!(
+        lines,
+        ["+ backend q 10.0.0.2:443 (weight 2, server ID 0=ed793a,2=ed793b)"]
     );
 }

@@ -12,7 +12,7 @@ use crate::model::{
 };
 
 /// Where the values of keys stand.
-type Fields = Vec<(&'static str, Range<usize>)>;
+pub(super) type Fields = Vec<(&'static str, Range<usize>)>;
 
 pub(super) fn pool(
     source: &Source,
@@ -84,6 +84,9 @@ fn service(
     }
     if let Some(doc) = &doc.health {
         service.health = health(source, doc, &mut fields)?;
+    }
+    if let Some(doc) = &doc.quic {
+        service.quic = super::quic::configs(source, doc, &mut fields)?;
     }
     let mut backends = Vec::new();
     for doc in &doc.backend {
@@ -232,6 +235,7 @@ fn backend(
     if let Some(value) = &doc.force {
         backend.forced = source.word("force", value, &Forced::accepted())?;
     }
+    backend.server_ids = super::quic::server_ids(source, doc)?;
     let mut fields = Fields::new();
     note(
         &mut fields,
@@ -242,6 +246,8 @@ fn backend(
             ("state", doc.state.as_ref()),
             ("drain_timeout", doc.drain_timeout.as_ref()),
             ("force", doc.force.as_ref()),
+            ("server_id", doc.server_id.as_ref()),
+            ("server_ids", doc.server_ids.as_ref()),
         ],
     );
     Ok((backend, BackendSpans { head, fields }))

@@ -32,6 +32,8 @@ pub struct ServiceDoc {
     pub timeouts: Option<Spanned<TimeoutsDoc>>,
     /// `[service.health]`.
     pub health: Option<Spanned<HealthDoc>>,
+    /// `[service.quic]`.
+    pub quic: Option<Spanned<QuicDoc>>,
     /// `[[service.backend]]`.
     #[serde(default)]
     pub backend: Vec<Spanned<BackendDoc>>,
@@ -75,6 +77,28 @@ pub struct HealthDoc {
     pub status: Option<Value>,
 }
 
+/// `[service.quic]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct QuicDoc {
+    /// One for each rotation in use.
+    pub configs: Option<Spanned<Vec<Spanned<QuicConfigDoc>>>>,
+}
+
+/// One of `[service.quic]`'s `configs`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct QuicConfigDoc {
+    /// The connection IDs' first three bits.
+    pub rotation: Option<Value>,
+    /// Octets of a server ID.
+    pub server_id_length: Option<Value>,
+    /// Octets of a nonce.
+    pub nonce_length: Option<Value>,
+    /// Encrypts; plaintext if absent.
+    pub key: Option<Value>,
+}
+
 /// `[[service.backend]]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
@@ -91,4 +115,8 @@ pub struct BackendDoc {
     pub drain_timeout: Option<Value>,
     /// "up", "down" or "auto"; written by `weirctl save`.
     pub force: Option<Value>,
+    /// What connection IDs call it under every configuration.
+    pub server_id: Option<Value>,
+    /// What connection IDs call it, by rotation.
+    pub server_ids: Option<Value>,
 }

@@ -7,6 +7,7 @@
 
 mod convert;
 mod docs;
+mod quic;
 mod source;
 
 use std::ops::Range;
@@ -17,7 +18,7 @@ use toml::Spanned;
 
 use crate::model::{Pool, Problem};
 
-pub use docs::{BackendDoc, HealthDoc, ServiceDoc, TimeoutsDoc};
+pub use docs::{BackendDoc, HealthDoc, QuicConfigDoc, QuicDoc, ServiceDoc, TimeoutsDoc};
 pub use source::{Diagnostic, Source, Value};
 
 /// A pool that was read and found valid.

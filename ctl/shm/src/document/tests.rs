@@ -136,9 +136,9 @@ fn complaints_name_place_found_and_accepted() {
             &["an array", "1 to 65535"],
         ),
         (
-            replaced("\"tcp\"", "\"quic\""),
+            replaced("\"tcp\"", "\"sctp\""),
             "5:12",
-            &["\"quic\"", "\"tcp\", \"udp\""],
+            &["\"sctp\"", "\"tcp\", \"udp\", \"quic\""],
         ),
         (
             replaced("\"nat\"", "\"full-nat\""),
@@ -387,4 +387,209 @@ fn columns_count_characters() {
         "{}",
         complaint(text)
     );
+}
+
+/// A QUIC service; `configs` begins on line 8, its backends on line 9.
+fn quic(configs: &str, backends: &str) -> String {
+    let service = WEB.replace("\"tcp\"", "\"quic\"");
+    format!("{service}[service.quic]\nconfigs = {configs}\n{backends}")
+}
+
+const PLAIN: &str = "[{ rotation = 0, server_id_length = 3, nonce_length = 4 }]";
+const TWO: &str = "[{ rotation = 0, server_id_length = 3, nonce_length = 4 }, { rotation = 1, \
+                   server_id_length = 3, nonce_length = 5, key = \"8f95f09245765f80256934e50c66207f\" }]";
+
+fn backend(address: &str, lines: &str) -> String {
+    format!("[[service.backend]]\naddress = \"{address}\"\n{lines}")
+}
+
+#[test]
+fn quic_configurations_and_server_ids_are_read() {
+    let backends = backend(
+        "10.0.0.1",
+        "server_ids = { 0 = \"c4605e\", 1 = \"ED793A\" }\n",
+    ) + &backend("10.0.0.2", "");
+    let pool = parse_services("f", &quic(TWO, &backends)).unwrap().pool;
+    let web = &pool.services[0];
+    assert_eq!(web.protocol, Protocol::Quic);
+    assert_eq!((web.quic[0].rotation, web.quic[0].key), (0, None));
+    assert_eq!(
+        (web.quic[1].server_id_length, web.quic[1].nonce_length),
+        (3, 5)
+    );
+    assert!(web.quic[1].key.is_some());
+    let ids = |backend: usize, rotation| {
+        let id = web.backends[backend].server_ids.under(rotation);
+        id.map(|id| id.to_string())
+    };
+    assert_eq!(ids(0, 0).as_deref(), Some("c4605e"));
+    assert_eq!(ids(0, 1).as_deref(), Some("ed793a"));
+    assert_eq!(ids(0, 2), None);
+    assert_eq!(ids(1, 0), None);
+    let text = quic(PLAIN, &backend("10.0.0.1", "server_id = \"c4605e\"\n"));
+    let pool = parse_services("f", &text).unwrap().pool;
+    let id = pool.services[0].backends[0].server_ids.under(0).unwrap();
+    assert_eq!(id.octets(), [0xc4, 0x60, 0x5e]);
+    let bare = WEB.replace("\"tcp\"", "\"quic\"");
+    let warnings = parse_services("f", &bare).unwrap().warning_texts();
+    assert!(warnings[0].contains("[service.quic]"), "{warnings:?}");
+}
+
+#[test]
+fn what_quic_cannot_be_is_refused_with_its_place() {
+    let config = |text: &str| quic(&format!("[{{ {text} }}]"), "");
+    let same = |id: &str| {
+        let line = format!("server_id = \"{id}\"\n");
+        backend("10.0.0.1", &line) + &backend("10.0.0.2", &line)
+    };
+    let table: Vec<(String, &str, &[&str])> = vec![
+        (
+            quic("[]", ""),
+            "8:11",
+            &["`configs`", "empty", "one configuration"],
+        ),
+        (quic("5", ""), "8:11", &["5", "array"]),
+        (
+            quic(PLAIN, "").replace("\"quic\"", "\"udp\""),
+            "7:1",
+            &["[service.quic]", "\"udp\"", "\"quic\" only"],
+        ),
+        (
+            quic("[]", "").replace("configs = []\n", ""),
+            "7:1",
+            &["no `configs`", "[service.quic]"],
+        ),
+        (config("rotation = 0"), "8:12", &["no `server_id_length`"]),
+        (
+            config("rotation = 7, server_id_length = 3, nonce_length = 4"),
+            "8:25",
+            &["`rotation`", "found 7", "0 to 6"],
+        ),
+        (
+            config("rotation = 0, server_id_length = 0, nonce_length = 4"),
+            "8:47",
+            &["`server_id_length`", "found 0", "1 to 15"],
+        ),
+        (
+            config("rotation = 0, server_id_length = 1, nonce_length = 3"),
+            "8:65",
+            &["`nonce_length`", "found 3", "4 to 18"],
+        ),
+        (
+            config("rotation = 0, server_id_length = 10, nonce_length = 10"),
+            "8:11",
+            &["10", "19 together"],
+        ),
+        (
+            config("rotation = 0, server_id_length = 1, nonce_length = 4, key = \"00\""),
+            "8:74",
+            &["`key`", "2 characters", "32 hexadecimal"],
+        ),
+        (
+            config("rotation = 0, server_id_length = 1, nonce_length = 4, kei = \"00\""),
+            "8:68",
+            &["`kei`", "`key`"],
+        ),
+        (
+            quic(&TWO.replace("rotation = 1", "rotation = 0"), ""),
+            "8:11",
+            &["two configurations of rotation 0"],
+        ),
+        (
+            quic(PLAIN, &same("c4605e")),
+            "14:13",
+            &["c4605e", "10.0.0.2:80", "10.0.0.1:80"],
+        ),
+        (
+            quic(PLAIN, &backend("10.0.0.1", "server_id = \"c460\"\n")),
+            "11:13",
+            &["c460", "2 octets", "accepted: 3"],
+        ),
+        (
+            quic(PLAIN, &backend("10.0.0.1", "server_id = \"c460x\"\n")),
+            "11:13",
+            &["c460x", "hexadecimal"],
+        ),
+        (
+            quic(PLAIN, &backend("10.0.0.1", "server_id = 5\n")),
+            "11:13",
+            &["found 5", "hexadecimal"],
+        ),
+        (
+            quic(TWO, &backend("10.0.0.1", "server_id = \"c4605e\"\n")),
+            "11:13",
+            &["c4605e", "plaintext", "encrypted", "different"],
+        ),
+        (
+            quic(
+                TWO,
+                &(backend("10.0.0.1", "server_ids = { 0 = \"c4605e\" }\n")
+                    + &backend("10.0.0.2", "server_ids = { 1 = \"c4605e\" }\n")),
+            ),
+            "14:14",
+            &["c4605e", "rotation 0", "rotation 1"],
+        ),
+        (
+            quic(
+                TWO,
+                &backend("10.0.0.1", "server_ids = { 2 = \"c4605e\" }\n"),
+            ),
+            "11:14",
+            &["rotation 2", "0, 1"],
+        ),
+        (
+            quic(
+                TWO,
+                &backend("10.0.0.1", "server_ids = { x = \"c4605e\" }\n"),
+            ),
+            "11:14",
+            &["\"x\"", "0 to 6"],
+        ),
+        (
+            quic(TWO, &backend("10.0.0.1", "server_ids = {}\n")),
+            "11:14",
+            &["empty", "{ 0 ="],
+        ),
+        (
+            quic(TWO, &backend("10.0.0.1", "server_ids = \"c4605e\"\n")),
+            "11:14",
+            &["string", "{ 0 ="],
+        ),
+        (
+            quic(
+                PLAIN,
+                &backend(
+                    "10.0.0.1",
+                    "server_id = \"c4605e\"\nserver_ids = { 0 = \"c4605f\" }\n",
+                ),
+            ),
+            "12:14",
+            &["beside `server_id`"],
+        ),
+        (
+            format!("{WEB}{}", backend("10.0.0.1", "server_id = \"c4605e\"\n")),
+            "9:13",
+            &["server ID", "\"quic\" only"],
+        ),
+        (
+            WEB.replace("\"tcp\"", "\"quic\"") + &backend("10.0.0.1", "server_id = \"c4605e\"\n"),
+            "9:13",
+            &["server ID", "[service.quic] configs"],
+        ),
+        (
+            quic(PLAIN, "") + &WEB.replace("web", "udp").replace("\"tcp\"", "\"udp\""),
+            "11:7",
+            &["198.51.100.10:80", "\"web\" has already"],
+        ),
+    ];
+    for (text, place, parts) in &table {
+        let complaint = complaint(text);
+        assert!(
+            complaint.starts_with(&format!("pools.toml:{place}: ")),
+            "{place}: {complaint}\n{text}"
+        );
+        for part in *parts {
+            assert!(complaint.contains(part), "{part:?} is not in: {complaint}");
+        }
+    }
 }

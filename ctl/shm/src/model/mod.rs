@@ -5,6 +5,7 @@
 //! [`Pool::validate`].
 
 mod health;
+mod quic;
 mod validate;
 pub(crate) mod vocabulary;
 
@@ -13,6 +14,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 pub use health::{Health, HealthKind};
+pub(crate) use quic::parse_rotation;
+pub use quic::{
+    MAX_PLAINTEXT, MAX_SERVER_ID, MIN_NONCE, QuicConfig, QuicKey, ROTATIONS, SERVER_ID_ACCEPTED,
+    ServerId, ServerIdOption, ServerIds,
+};
 pub use validate::{Problem, Warning, is_prime};
 pub use vocabulary::{Forced, Forwarding, Ping, Protocol, Scheduler, Unknown};
 
@@ -65,6 +71,8 @@ pub struct Service {
     pub timeouts: Timeouts,
     /// How backends are checked.
     pub health: Health,
+    /// How connection IDs name a backend; without any, QUIC is steered as UDP.
+    pub quic: Vec<QuicConfig>,
     /// In the order of the file, which decides nothing.
     pub backends: Vec<Backend>,
 }
@@ -82,6 +90,8 @@ pub struct Backend {
     pub admin: Admin,
     /// Whether the operator overrides its health.
     pub forced: Forced,
+    /// What connection IDs call it.
+    pub server_ids: ServerIds,
 }
 
 /// Which ports a service listens on.
@@ -231,6 +241,7 @@ impl Service {
             ping: Ping::default(),
             timeouts: Timeouts::default(),
             health: Health::default(),
+            quic: Vec::new(),
             backends: Vec::new(),
         }
     }
@@ -263,6 +274,7 @@ impl Backend {
             weight: 1,
             admin: Admin::Enabled,
             forced: Forced::Auto,
+            server_ids: ServerIds::None,
         }
     }
 

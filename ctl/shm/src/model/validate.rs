@@ -9,7 +9,7 @@ use super::health::MAX_TEXT;
 use super::{
     Admin, Backend, Forwarding, HealthKind, MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_NAME,
     MAX_SERVICES, MAX_TABLE_SIZE, MAX_TIMEOUT, MAX_WEIGHT, NO_DEADLINE, Ping, Pool, PortMatch,
-    Service,
+    Protocol, Service, quic,
 };
 use crate::duration;
 
@@ -45,7 +45,7 @@ impl fmt::Display for Warning {
 }
 
 /// A problem of a key, not yet placed.
-type Wrong = (&'static str, String);
+pub(super) type Wrong = (&'static str, String);
 
 impl Pool {
     /// Checks everything that can be checked without the rest of the configuration.
@@ -95,6 +95,12 @@ impl Pool {
                         message,
                     })?;
             }
+            quic::check_server_ids(service).map_err(|(place, (field, message))| Problem {
+                service: Some(index),
+                backend: Some(place),
+                field,
+                message,
+            })?;
             warnings.extend(
                 service
                     .warnings()
@@ -131,7 +137,7 @@ impl Pool {
                     ),
                 ));
             }
-            let endpoint = (service.vip, service.port, service.protocol);
+            let endpoint = (service.vip, service.port, service.protocol.wire());
             if let Some(first) = endpoints.insert(endpoint, index) {
                 let first = self
                     .services
@@ -200,7 +206,7 @@ impl Pool {
                 if service.forwarding != Forwarding::Nat {
                     continue;
                 }
-                let (address, protocol) = (backend.address, service.protocol);
+                let (address, protocol) = (backend.address, service.protocol.wire());
                 let clash = match service.port {
                     PortMatch::Exact(_) => exact
                         .insert((address, backend.port, protocol), index)
@@ -296,6 +302,7 @@ impl Service {
         ] {
             check_duration("timeouts", timeout)?;
         }
+        quic::check_configs(self)?;
         self.check_health()
     }
 
@@ -427,17 +434,28 @@ impl Service {
     }
 
     fn warnings(&self) -> Vec<Wrong> {
-        if self.health.kind == HealthKind::None {
-            return Vec::new();
+        let mut warnings = Vec::new();
+        if self.health.kind != HealthKind::None {
+            warnings.push((
+                "health.kind",
+                format!(
+                    "health checks of kind \"{}\" are not carried out by this release: the backends \
+                     of \"{}\" count as up unless forced down",
+                    self.health.kind, self.name
+                ),
+            ));
         }
-        vec![(
-            "health.kind",
-            format!(
-                "health checks of kind \"{}\" are not carried out by this release: the backends of \
-                 \"{}\" count as up unless forced down",
-                self.health.kind, self.name
-            ),
-        )]
+        if self.protocol == Protocol::Quic && self.quic.is_empty() {
+            warnings.push((
+                "protocol",
+                format!(
+                    "\"{}\" has no [service.quic] configs: connection IDs name no backend, and a \
+                     client that moves may get another",
+                    self.name
+                ),
+            ));
+        }
+        warnings
     }
 }
 

@@ -100,12 +100,14 @@ macro_rules! vocabulary {
 pub(crate) use vocabulary;
 
 vocabulary! {
-    /// A service's transport protocol.
+    /// A service's protocol.
     Protocol {
         /// TCP.
         Tcp = 1, "tcp";
         /// UDP.
         Udp = 2, "udp";
+        /// QUIC: UDP, with connection IDs that may name a backend.
+        Quic = 3, "quic";
     }
 }
 
@@ -154,6 +156,17 @@ vocabulary! {
         Up = 1, "up";
         /// Down, whatever checks find.
         Down = 2, "down";
+    }
+}
+
+impl Protocol {
+    /// What is on the wire: services that differ in more than this cannot share a VIP and port.
+    #[must_use]
+    pub const fn wire(self) -> Self {
+        match self {
+            Self::Quic => Self::Udp,
+            other => other,
+        }
     }
 }
 

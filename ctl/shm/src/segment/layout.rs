@@ -23,7 +23,7 @@ use crate::model::{MAX_BACKENDS, MAX_SERVICES};
 /// The first bytes of every segment.
 pub const MAGIC: [u8; 8] = *b"WEIRSHM\n";
 /// The version of this layout.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Regions begin at multiples of this.
 pub const PAGE: u64 = 4096;
@@ -64,9 +64,9 @@ pub const MAX_PORTS: usize = 64;
 pub const PORT_LEN: u64 = 256;
 
 /// Bytes of a service's record.
-pub const SERVICE_RECORD: usize = 768;
+pub const SERVICE_RECORD: usize = 1024;
 /// Bytes of a backend's record.
-pub const BACKEND_RECORD: usize = 48;
+pub const BACKEND_RECORD: usize = 192;
 /// Bytes of a directory's entry for a service or backend.
 pub const ENTRY_RECORD: usize = 8;
 /// Bytes before a slot's records.
@@ -139,7 +139,7 @@ mod tests {
 
     /// The fingerprint of each layout version that was ever released. Add a line with a new
     /// version; never change one.
-    const FINGERPRINTS: &[(u32, u32)] = &[(1, 128_882_857), (2, 3_701_180_865)];
+    const FINGERPRINTS: &[(u32, u32)] = &[(1, 128_882_857), (2, 3_701_180_865), (3, 4_205_292_862)];
 
     /// Of everything that both sides must agree on, the form of the records included.
     fn fingerprint() -> u32 {

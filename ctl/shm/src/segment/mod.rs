@@ -12,6 +12,7 @@ pub mod layout;
 pub mod lock;
 pub mod mailbox;
 pub mod port;
+mod quic;
 pub mod record;
 pub(crate) mod slot;
 pub mod status;

@@ -5,6 +5,7 @@
 
 use super::bytes::{Malformed, Reader, Writer};
 use super::layout::{BACKEND_RECORD, SERVICE_RECORD};
+use super::quic;
 use crate::model::{
     Admin, Backend, Forced, Forwarding, Health, HealthKind, MAX_BACKENDS, MAX_NAME, MAX_SERVICES,
     Ping, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts,
@@ -108,6 +109,7 @@ fn put_service(writer: &mut Writer, service: &Service) {
         writer.duration(timeout);
     }
     put_health(writer, &service.health);
+    quic::put_configs(writer, &service.quic);
     writer.u32(u32::try_from(service.backends.len()).unwrap_or(u32::MAX));
     writer.pad_to(end);
 }
@@ -141,6 +143,7 @@ fn put_backend(writer: &mut Writer, backend: &Backend) {
     writer.u8(code);
     writer.duration(timeout.unwrap_or_default());
     writer.u8(backend.forced.code());
+    quic::put_server_ids(writer, &backend.server_ids);
     writer.pad_to(end);
 }
 
@@ -168,6 +171,7 @@ fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
         udp: reader.duration()?,
     };
     let health = take_health(&mut reader)?;
+    let quic = quic::take_configs(&mut reader)?;
     let backends = reader.u32()?;
     reader.padding("it")?;
     let mut service = Service::new(&name, vip, port, protocol, forwarding);
@@ -176,6 +180,7 @@ fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
     service.ping = ping;
     service.timeouts = timeouts;
     service.health = health;
+    service.quic = quic;
     Ok((service, backends))
 }
 
@@ -231,6 +236,7 @@ fn take_backend(mut reader: Reader<'_>) -> Result<Backend, Malformed> {
         }
     };
     let forced = known(Forced::from_code(reader.u8()?), "the override")?;
+    let server_ids = quic::take_server_ids(&mut reader)?;
     reader.padding("it")?;
     Ok(Backend {
         address,
@@ -238,6 +244,7 @@ fn take_backend(mut reader: Reader<'_>) -> Result<Backend, Malformed> {
         weight,
         admin,
         forced,
+        server_ids,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Records lead back to their pool, and nothing else leads to a pool that is not valid.
 
 use super::*;
-use crate::model::NO_DEADLINE;
+use crate::model::{NO_DEADLINE, QuicConfig, QuicKey, ServerId, ServerIds};
 use proptest::prelude::*;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -56,8 +56,54 @@ pub(crate) fn sample() -> Pool {
         },
         ..Backend::new(address("2001:db8::11"), 0)
     }];
+    let mut quic = Service::new(
+        "quic",
+        address("198.51.100.10"),
+        PortMatch::Exact(443),
+        Protocol::Quic,
+        Forwarding::Nat,
+    );
+    quic.quic = vec![
+        QuicConfig {
+            rotation: 0,
+            server_id_length: 3,
+            nonce_length: 4,
+            key: None,
+        },
+        QuicConfig {
+            rotation: 6,
+            server_id_length: 8,
+            nonce_length: 8,
+            key: Some(QuicKey([0x8f; 16])),
+        },
+    ];
+    let id = |text: &str| text.parse::<ServerId>().unwrap();
+    quic.backends = vec![
+        Backend {
+            server_ids: ServerIds::Each([(0, id("c4605e")), (6, id("ed793a51d49b8f5f"))].into()),
+            ..Backend::new(address("10.0.1.11"), 443)
+        },
+        Backend::new(address("10.0.1.12"), 443),
+    ];
+    let mut one = Service::new(
+        "one",
+        address("198.51.100.11"),
+        PortMatch::Any,
+        Protocol::Quic,
+        Forwarding::DsrL2,
+    );
+    one.quic = vec![QuicConfig {
+        rotation: 1,
+        server_id_length: 15,
+        nonce_length: 4,
+        key: None,
+    }];
+    one.backends = vec![Backend {
+        server_ids: ServerIds::Every(id(&"ab".repeat(15))),
+        ..Backend::new(address("10.0.2.11"), 0)
+    }];
     Pool {
-        services: vec![web, all],
+        services: vec![web, all, quic, one],
     }
 }
 
@@ -66,7 +112,7 @@ pub(crate) fn pools() -> impl Strategy<Value = Pool> {
     let backend = (0u32..=65_535, 0u8..3, any::<u32>(), 0u8..3);
     let service = (
         any::<bool>(),
-        any::<bool>(),
+        0u8..3,
         any::<bool>(),
         "[A-Za-z0-9._-]{1,40}",
         proptest::collection::vec(backend, 0..8),
@@ -76,7 +122,7 @@ pub(crate) fn pools() -> impl Strategy<Value = Pool> {
     proptest::collection::vec(service, 0..12).prop_map(|services| {
         let mut pool = Pool::default();
         for (number, service) in services.into_iter().enumerate() {
-            let (v6, udp, nat, name, backends, timeout, path) = service;
+            let (v6, protocol, nat, name, backends, timeout, path) = service;
             let ip = |kind: u8, place: usize| -> IpAddr {
                 if v6 {
                     format!("2001:db8:{kind}::{number:x}:{}", place + 1)
@@ -86,7 +132,7 @@ pub(crate) fn pools() -> impl Strategy<Value = Pool> {
                     format!("10.{kind}.{number}.{}", place + 1).parse().unwrap()
                 }
             };
-            let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+            let protocol = Protocol::ALL[usize::from(protocol)];
             let forwarding = if nat {
                 Forwarding::Nat
             } else {
@@ -105,6 +151,14 @@ pub(crate) fn pools() -> impl Strategy<Value = Pool> {
                 forwarding,
             );
             service.timeouts.established = Duration::from_millis(timeout);
+            if protocol == Protocol::Quic {
+                service.quic = vec![QuicConfig {
+                    rotation: (timeout % 7) as u8,
+                    server_id_length: 2,
+                    nonce_length: 4 + (timeout % 14) as u8,
+                    key: v6.then_some(QuicKey([timeout as u8; 16])),
+                }];
+            }
             if let Some(path) = path {
                 service.health.kind = HealthKind::Https;
                 service.health.path = Some(path);
@@ -120,6 +174,12 @@ pub(crate) fn pools() -> impl Strategy<Value = Pool> {
                     },
                 };
                 backend.forced = Forced::from_code(forced).unwrap();
+                let id = ServerId::new(&[forced, place as u8]).unwrap();
+                backend.server_ids = match service.quic.first() {
+                    Some(_) if forced == 1 => ServerIds::Every(id),
+                    Some(one) if forced == 2 => ServerIds::Each([(one.rotation, id)].into()),
+                    _ => ServerIds::None,
+                };
                 service.backends.push(backend);
             }
             pool.services.push(service);
@@ -142,9 +202,9 @@ fn counts_that_do_not_fit_are_refused() {
     let pool = sample();
     let bytes = encode(&pool);
     for (services, backends) in [
-        (1, 4),
-        (2, 3),
-        (3, 4),
+        (3, 7),
+        (4, 6),
+        (5, 7),
         (u32::MAX, u32::MAX),
         (4097, 0),
         (0, 131_073),
