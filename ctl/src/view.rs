@@ -117,7 +117,7 @@ impl View {
             vip: service.vip.to_string(),
             port: match service.port {
                 PortMatch::Exact(port) => json!(port),
-                PortMatch::Any => json!("any"),
+                several => json!(several.to_string()),
             },
             protocol: service.protocol.name(),
             forwarding: service.forwarding.name(),
@@ -160,7 +160,7 @@ impl View {
         BackendView {
             name: backend.name(service),
             address: backend.address.to_string(),
-            port: (service.port != PortMatch::Any).then_some(backend.port),
+            port: service.port.is_exact().then_some(backend.port),
             weight: backend.weight,
             server_id: match &backend.server_ids {
                 ServerIds::None => None,

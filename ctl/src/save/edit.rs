@@ -53,7 +53,7 @@ pub(super) fn bring_up_to_date(
 fn port_value(port: PortMatch) -> Value {
     match port {
         PortMatch::Exact(port) => i64::from(port).into(),
-        PortMatch::Any => "any".into(),
+        several => several.to_string().into(),
     }
 }
 

@@ -140,7 +140,7 @@ fn service(lines: &mut Lines, service: &Service) {
     lines.text("vip", &service.vip.to_string());
     match service.port {
         PortMatch::Exact(port) => lines.raw("port", port),
-        PortMatch::Any => lines.text("port", "any"),
+        several => lines.text("port", &several.to_string()),
     }
     lines.text("protocol", service.protocol.name());
     lines.text("forwarding", service.forwarding.name());
@@ -163,7 +163,7 @@ fn service(lines: &mut Lines, service: &Service) {
     for backend in &service.backends {
         let _ = writeln!(lines.0, "[[service.backend]]");
         lines.text("address", &backend.address.to_string());
-        if service.forwarding.rewrites_port() && service.port != PortMatch::Any {
+        if service.forwarding.rewrites_port() && service.port.is_exact() {
             lines.raw("port", backend.port);
         }
         lines.raw("weight", backend.weight);

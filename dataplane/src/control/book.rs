@@ -127,7 +127,7 @@ impl Book {
         }
         let (vips, mut returns) = endpoints(pool);
         self.add_departed(pool, &mut returns);
-        let vip_addresses = pool.services.iter().map(|service| service.vip);
+        let vip_addresses = pool.services.iter().map(|service| service.vip.address());
         let local: Vec<(Endpoint, u32)> = vip_addresses
             .chain(own.iter().copied())
             .map(|address| (Endpoint::address(Version::of(&address), address.into()), 0))
@@ -203,13 +203,10 @@ impl Book {
         for (slot, member) in (0u16..).zip(&mut members) {
             member.slot = slot;
         }
-        let port = match service.port {
-            PortMatch::Exact(port) => port.to_be_bytes(),
-            PortMatch::Any => [0, 0],
-        };
+        let port = service.port.number().to_be_bytes();
         Ok(Service {
             mode: service.forwarding.into(),
-            vip: service.vip.into(),
+            vip: service.vip.address().into(),
             port,
             profile,
             counters: counters::service_base(chapter.number) as u32,
@@ -366,11 +363,7 @@ fn endpoints(pool: &Pool) -> (Vec<(Endpoint, u32)>, Vec<(Endpoint, u32)>) {
         let key = |address: IpAddr, port: u16| {
             Endpoint::new(Version::of(&address), Addr::from(address), port, protocol)
         };
-        let port = match service.port {
-            PortMatch::Exact(port) => port,
-            PortMatch::Any => 0,
-        };
-        vips.push((key(service.vip, port), number));
+        vips.push((key(service.vip.address(), service.port.number()), number));
         if service.forwarding == model::Forwarding::Nat {
             returns.extend(
                 service

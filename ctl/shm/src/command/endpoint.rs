@@ -7,14 +7,14 @@ use std::str::FromStr;
 use crate::model::{PortMatch, Service};
 
 /// What a backend's name may look like, for messages.
-pub const ACCEPTED: &str = "ADDRESS:PORT (10.0.0.11:8080, [2001:db8::11]:8080), or the address alone if the service's port is \"any\"";
+pub const ACCEPTED: &str = "ADDRESS:PORT (10.0.0.11:8080, [2001:db8::11]:8080), or the address alone if the service has several ports";
 
 /// An address, perhaps with a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
     /// The address.
     pub address: IpAddr,
-    /// The port; absent for the service's own, or where the service has any.
+    /// The port; absent for the service's own, or where the service has several.
     pub port: Option<u16>,
 }
 
@@ -51,13 +51,13 @@ impl Endpoint {
     /// The port of a backend of `service` that this names.
     ///
     /// # Errors
-    /// When it names a port in a service for any port.
+    /// When it names a port in a service for several ports.
     pub fn port_in(&self, service: &Service) -> Result<u16, String> {
         match (service.port, self.port) {
             (PortMatch::Exact(port), own) => Ok(own.unwrap_or(port)),
-            (PortMatch::Any, None) => Ok(0),
-            (PortMatch::Any, Some(port)) => Err(format!(
-                "found port {port}, but the port of \"{}\" is \"any\"; accepted: the address alone, {}",
+            (PortMatch::Range(..) | PortMatch::Any, None) => Ok(0),
+            (several, Some(port)) => Err(format!(
+                "found port {port}, but the port of \"{}\" is \"{several}\"; accepted: the address alone, {}",
                 service.name, self.address
             )),
         }

@@ -1,12 +1,11 @@
 //! `service …`.
 
-use std::net::IpAddr;
-
 use clap::{Args, Subcommand};
 
 use super::{Change, Endpoint, Refused, service_mut, unknown_service};
 use crate::model::{
     Backend, DEFAULT_TABLE_SIZE, Forwarding, Ping, Pool, PortMatch, Protocol, Scheduler, Service,
+    Vip,
 };
 
 /// A command about services.
@@ -40,10 +39,10 @@ pub enum ServiceCommand {
 pub struct AddService {
     /// The new service's name
     pub name: String,
-    /// The address that clients use
-    #[arg(long, value_name = "ADDRESS", value_parser = parse_vip)]
-    pub vip: IpAddr,
-    /// The port that clients use, or "any"
+    /// The address that clients use, or a prefix of addresses
+    #[arg(long, value_name = "ADDRESS[/PREFIX]")]
+    pub vip: Vip,
+    /// The port that clients use, a range such as 8000-8100, or "any"
     #[arg(long)]
     pub port: PortMatch,
     /// tcp, udp or quic
@@ -64,11 +63,6 @@ pub struct AddService {
     /// A backend to begin with; may be repeated
     #[arg(long = "backend", value_name = "ADDRESS[:PORT]")]
     pub backends: Vec<Endpoint>,
-}
-
-fn parse_vip(text: &str) -> Result<IpAddr, String> {
-    text.parse()
-        .map_err(|_| format!("found {text:?}; accepted: an IPv4 or IPv6 address"))
 }
 
 impl ServiceCommand {

@@ -186,7 +186,7 @@ fn a_line_that_is_no_command_says_so() {
         ("backend drain \"web", "quotation mark"),
         (
             "service add x --vip a --port 80 --protocol tcp --forwarding nat",
-            "an IPv4 or IPv6 address",
+            "a prefix of addresses",
         ),
         (
             "service add x --vip 192.0.2.1 --port 80 --protocol sctp --forwarding nat",

@@ -9,6 +9,7 @@ use super::{Diagnostic, TimeoutsDoc};
 use crate::model::{
     Admin, Backend, Forced, Forwarding, Health, HealthKind, MAX_TABLE_SIZE, MAX_WEIGHT,
     NO_DEADLINE, PORT_ACCEPTED, Ping, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts,
+    VIP_ACCEPTED, Vip,
 };
 
 /// Where the values of keys stand.
@@ -49,7 +50,7 @@ fn service(
     let forwarding = needs(doc.forwarding.as_ref(), "forwarding")?;
     let mut service = Service::new(
         source.string("name", name, "a string")?,
-        source.address("vip", vip)?,
+        vip_of(source, vip)?,
         port_match(source, port)?,
         source.word::<Protocol>("protocol", protocol, &Protocol::accepted())?,
         source.word::<Forwarding>("forwarding", forwarding, &Forwarding::accepted())?,
@@ -104,7 +105,14 @@ fn service(
     ))
 }
 
-/// `80`, `"80"` or `"any"`.
+fn vip_of(source: &Source, value: &Value) -> Result<Vip, Diagnostic> {
+    source
+        .string("vip", value, VIP_ACCEPTED)?
+        .parse()
+        .map_err(|message| source.diagnostic(value.span(), &format!("`vip`: {message}")))
+}
+
+/// `80`, `"80"`, `"8000-8100"` or `"any"`.
 fn port_match(source: &Source, value: &Value) -> Result<PortMatch, Diagnostic> {
     match value.get_ref() {
         toml::Value::Integer(number) => match u16::try_from(*number) {

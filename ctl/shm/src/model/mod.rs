@@ -5,8 +5,10 @@
 //! [`Pool::validate`].
 
 mod health;
+mod overlap;
 mod quic;
 mod validate;
+mod vip;
 pub(crate) mod vocabulary;
 
 use std::fmt;
@@ -20,6 +22,7 @@ pub use quic::{
     ServerId, ServerIdOption, ServerIds,
 };
 pub use validate::{Problem, Warning, is_prime};
+pub use vip::{Listening, PORT_ACCEPTED, PortMatch, VIP_ACCEPTED, Vip};
 pub use vocabulary::{Forced, Forwarding, Ping, Protocol, Scheduler, Unknown};
 
 /// Services that a pool can hold.
@@ -53,8 +56,8 @@ pub struct Pool {
 pub struct Service {
     /// Unique in the pool: up to [`MAX_NAME`] of `A-Z a-z 0-9 . _ -`.
     pub name: String,
-    /// The address that clients use.
-    pub vip: IpAddr,
+    /// The address that clients use, or a prefix of them.
+    pub vip: Vip,
     /// The port that clients use.
     pub port: PortMatch,
     /// The transport protocol.
@@ -82,7 +85,7 @@ pub struct Service {
 pub struct Backend {
     /// Its address, of the VIP's family.
     pub address: IpAddr,
-    /// Its port; zero in a service for any port, which keeps the client's.
+    /// Its port; zero in a service for several ports, which keeps the client's.
     pub port: u16,
     /// Its share of new flows relative to the others; zero takes none.
     pub weight: u32,
@@ -92,15 +95,6 @@ pub struct Backend {
     pub forced: Forced,
     /// What connection IDs call it.
     pub server_ids: ServerIds,
-}
-
-/// Which ports a service listens on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum PortMatch {
-    /// This one, never zero.
-    Exact(u16),
-    /// All that no other service of the VIP and protocol has.
-    Any,
 }
 
 /// What the operator wants of a backend.
@@ -137,43 +131,6 @@ impl Default for Timeouts {
             established: Duration::from_secs(350),
             closing: Duration::from_secs(10),
             udp: Duration::from_secs(120),
-        }
-    }
-}
-
-impl PortMatch {
-    /// The port as a number; zero for any.
-    #[must_use]
-    pub const fn number(self) -> u16 {
-        match self {
-            Self::Exact(port) => port,
-            Self::Any => 0,
-        }
-    }
-}
-
-impl fmt::Display for PortMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(port) => write!(f, "{port}"),
-            Self::Any => f.write_str("any"),
-        }
-    }
-}
-
-/// What a port of a service may be, for messages.
-pub const PORT_ACCEPTED: &str = "a number from 1 to 65535, or \"any\"";
-
-impl std::str::FromStr for PortMatch {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "any" {
-            return Ok(Self::Any);
-        }
-        match text.parse() {
-            Ok(port) if port != 0 => Ok(Self::Exact(port)),
-            _ => Err(format!("found {text:?}; accepted: {PORT_ACCEPTED}")),
         }
     }
 }
@@ -225,14 +182,14 @@ impl Service {
     #[must_use]
     pub fn new(
         name: &str,
-        vip: IpAddr,
+        vip: impl Into<Vip>,
         port: PortMatch,
         protocol: Protocol,
         forwarding: Forwarding,
     ) -> Self {
         Self {
             name: name.to_owned(),
-            vip,
+            vip: vip.into(),
             port,
             protocol,
             forwarding,
@@ -254,12 +211,24 @@ impl Service {
             .find(|backend| backend.name(self) == name)
     }
 
-    /// The VIP with its port as operators write it: `198.51.100.10:80`, `[2001:db8::1]:any`.
+    /// The VIP with its port as operators write it: `198.51.100.10:80`, `[2001:db8::1]:any`,
+    /// `198.51.100.0/28:8000-8100`.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        match self.vip {
-            IpAddr::V4(vip) => format!("{vip}:{}", self.port),
-            IpAddr::V6(vip) => format!("[{vip}]:{}", self.port),
+        if self.vip.is_ipv4() {
+            format!("{}:{}", self.vip, self.port)
+        } else {
+            format!("[{}]:{}", self.vip, self.port)
+        }
+    }
+
+    /// Which packets are its own.
+    #[must_use]
+    pub const fn listening(&self) -> Listening {
+        Listening {
+            vip: self.vip,
+            port: self.port,
+            protocol: self.protocol,
         }
     }
 }
@@ -279,12 +248,13 @@ impl Backend {
     }
 
     /// Its name in commands, counters and tables: `10.0.0.11:8080`, `[2001:db8::1]:8080`, or the
-    /// address alone in a service for any port.
+    /// address alone in a service for several ports.
     #[must_use]
     pub fn name(&self, service: &Service) -> String {
-        match service.port {
-            PortMatch::Exact(_) => SocketAddr::new(self.address, self.port).to_string(),
-            PortMatch::Any => self.address.to_string(),
+        if service.port.is_exact() {
+            SocketAddr::new(self.address, self.port).to_string()
+        } else {
+            self.address.to_string()
         }
     }
 }
@@ -295,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_backend_is_named_as_commands_write_it() {
-        let vip = "198.51.100.10".parse().unwrap();
+        let vip: IpAddr = "198.51.100.10".parse().unwrap();
         let mut service = Service::new(
             "web",
             vip,
@@ -310,15 +280,5 @@ mod tests {
         service.port = PortMatch::Any;
         assert_eq!(v4.name(&service), "10.0.0.11");
         assert_eq!(v6.name(&service), "2001:db8::1");
-    }
-
-    #[test]
-    fn a_port_is_a_number_or_any() {
-        assert_eq!("80".parse(), Ok(PortMatch::Exact(80)));
-        assert_eq!("any".parse(), Ok(PortMatch::Any));
-        for bad in ["0", "65536", "-1", "http", ""] {
-            let error = bad.parse::<PortMatch>().unwrap_err();
-            assert!(error.contains(bad) && error.contains("65535"), "{error}");
-        }
     }
 }

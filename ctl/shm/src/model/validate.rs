@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::health::MAX_TEXT;
 use super::{
-    Admin, Backend, Forwarding, HealthKind, MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_NAME,
-    MAX_SERVICES, MAX_TABLE_SIZE, MAX_TIMEOUT, MAX_WEIGHT, NO_DEADLINE, Ping, Pool, PortMatch,
-    Protocol, Service, quic,
+    Admin, Backend, HealthKind, MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_NAME, MAX_SERVICES,
+    MAX_TABLE_SIZE, MAX_TIMEOUT, MAX_WEIGHT, NO_DEADLINE, Ping, Pool, PortMatch, Protocol, Service,
+    Vip, quic,
 };
 use crate::duration;
 
@@ -112,15 +112,15 @@ impl Pool {
                     }),
             );
         }
-        self.check_names_and_vips()?;
+        self.check_names()?;
+        self.check_overlaps()?;
         self.check_ping()?;
         self.check_backends_between_services()?;
         Ok(warnings)
     }
 
-    fn check_names_and_vips(&self) -> Result<(), Problem> {
-        let mut names = HashMap::new();
-        let mut endpoints = HashMap::new();
+    fn check_names(&self) -> Result<(), Problem> {
+        let mut names = HashSet::new();
         for (index, service) in self.services.iter().enumerate() {
             let problem = |field, message| Problem {
                 service: Some(index),
@@ -129,27 +129,11 @@ impl Pool {
                 message,
             };
             let name = service.name.as_str();
-            if names.insert(name, index).is_some() {
+            if !names.insert(name) {
                 return Err(problem(
                     "name",
                     format!(
                         "found a second service \"{name}\"; accepted: a name that no other service has"
-                    ),
-                ));
-            }
-            let endpoint = (service.vip, service.port, service.protocol.wire());
-            if let Some(first) = endpoints.insert(endpoint, index) {
-                let first = self
-                    .services
-                    .get(first)
-                    .map_or("", |first| first.name.as_str());
-                return Err(problem(
-                    "vip",
-                    format!(
-                        "found VIP {} for {} in \"{name}\", which service \"{first}\" has already; \
-                         accepted: a VIP, port and protocol that no other service has",
-                        service.endpoint(),
-                        service.protocol
                     ),
                 ));
             }
@@ -159,7 +143,7 @@ impl Pool {
 
     /// An echo request has no port, so all services of its address answer for it together.
     fn check_ping(&self) -> Result<(), Problem> {
-        let mut policies: HashMap<IpAddr, &Service> = HashMap::new();
+        let mut policies: HashMap<Vip, &Service> = HashMap::new();
         for (index, service) in self.services.iter().enumerate() {
             let first = *policies.entry(service.vip).or_insert(service);
             if first.ping != service.ping {
@@ -177,70 +161,12 @@ impl Pool {
         }
         Ok(())
     }
-
-    /// The return map of `nat` goes from (backend, port, protocol) to a VIP, so it must be a map.
-    fn check_backends_between_services(&self) -> Result<(), Problem> {
-        let vips: HashMap<IpAddr, &str> = self
-            .services
-            .iter()
-            .map(|service| (service.vip, service.name.as_str()))
-            .collect();
-        let mut exact = HashMap::new();
-        let mut any = HashMap::new();
-        let mut by_address = HashMap::new();
-        for (index, service) in self.services.iter().enumerate() {
-            for (place, backend) in service.backends.iter().enumerate() {
-                let problem = |message| Problem {
-                    service: Some(index),
-                    backend: Some(place),
-                    field: "address",
-                    message,
-                };
-                if let Some(owner) = vips.get(&backend.address) {
-                    return Err(problem(format!(
-                        "found backend {} of \"{}\", which is the VIP of service \"{owner}\"; \
-                         accepted: an address of a server",
-                        backend.address, service.name
-                    )));
-                }
-                if service.forwarding != Forwarding::Nat {
-                    continue;
-                }
-                let (address, protocol) = (backend.address, service.protocol.wire());
-                let clash = match service.port {
-                    PortMatch::Exact(_) => exact
-                        .insert((address, backend.port, protocol), index)
-                        .or_else(|| any.get(&(address, protocol)).copied()),
-                    PortMatch::Any => {
-                        any.insert((address, protocol), index);
-                        by_address.get(&(address, protocol)).copied()
-                    }
-                };
-                by_address.insert((address, protocol), index);
-                if let Some(other) = clash.filter(|other| *other != index) {
-                    let other = self
-                        .services
-                        .get(other)
-                        .map_or("", |other| other.name.as_str());
-                    return Err(problem(format!(
-                        "found backend {} of \"{}\" also in \"{other}\": two \"nat\" services \
-                         cannot share a backend address and port, since its answers would belong \
-                         to both; accepted: another address or port, or forwarding = \"full-nat\" \
-                         in a release that has it",
-                        backend.name(service),
-                        service.name
-                    )));
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Service {
     fn check(&self) -> Result<(), Wrong> {
         check_name(&self.name)?;
-        if let Some(what) = nonsense(self.vip) {
+        if let Some(what) = nonsense(self.vip.address()).or_else(|| nonsense(self.vip.last())) {
             return Err((
                 "vip",
                 format!(
@@ -253,6 +179,17 @@ impl Service {
             return Err((
                 "port",
                 format!("found 0; accepted: {}", super::PORT_ACCEPTED),
+            ));
+        }
+        if self.vip.is_prefix() {
+            let found = self.vip;
+            return Err(("vip", format!("found {found}; accepted: one address")));
+        }
+        if matches!(self.port, PortMatch::Range(..)) {
+            let found = self.port;
+            return Err((
+                "port",
+                format!("found {found}; accepted: one port, or \"any\""),
             ));
         }
         let backends = self.backends.len();
@@ -386,13 +323,13 @@ impl Service {
             ));
         }
         match self.port {
-            PortMatch::Any if backend.port != 0 => {
+            PortMatch::Range(..) | PortMatch::Any if backend.port != 0 => {
                 return Err((
                     "port",
                     format!(
-                        "found {} for backend {name} of \"{service}\", whose port is \"any\"; \
+                        "found {} for backend {name} of \"{service}\", whose port is \"{}\"; \
                          accepted: no port, since the client's is kept",
-                        backend.port
+                        backend.port, self.port
                     ),
                 ));
             }

@@ -168,6 +168,15 @@ impl Protocol {
             other => other,
         }
     }
+
+    /// Its number in the IP header (IANA); `None` for all of them.
+    #[must_use]
+    pub const fn number(self) -> Option<u8> {
+        match self {
+            Self::Tcp => Some(6),
+            Self::Udp | Self::Quic => Some(17),
+        }
+    }
 }
 
 impl Forwarding {

@@ -8,7 +8,7 @@ use super::layout::{BACKEND_RECORD, SERVICE_RECORD};
 use super::quic;
 use crate::model::{
     Admin, Backend, Forced, Forwarding, Health, HealthKind, MAX_BACKENDS, MAX_NAME, MAX_SERVICES,
-    Ping, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts,
+    Ping, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts, Vip,
 };
 
 /// Room for a path or host name.
@@ -91,9 +91,16 @@ pub fn decode(bytes: &[u8], services: u32, backends: u32) -> Result<Pool, Malfor
 fn put_service(writer: &mut Writer, service: &Service) {
     let end = writer.len() + SERVICE_RECORD;
     writer.text(&service.name, NAME);
-    writer.address(service.vip);
-    writer.u8(u8::from(service.port == PortMatch::Any));
-    writer.u16(service.port.number());
+    writer.address(service.vip.address());
+    writer.u8(service.vip.prefix());
+    let (kind, first, last) = match service.port {
+        PortMatch::Exact(port) => (0, port, 0),
+        PortMatch::Any => (1, 0, 0),
+        PortMatch::Range(first, last) => (2, first, last),
+    };
+    writer.u8(kind);
+    writer.u16(first);
+    writer.u16(last);
     writer.u8(service.protocol.code());
     writer.u8(service.forwarding.code());
     writer.u8(service.scheduler.code());
@@ -153,11 +160,18 @@ fn known<T>(value: Option<T>, what: &str) -> Result<T, Malformed> {
 
 fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
     let name = reader.text(NAME, "the name")?;
-    let vip = reader.address("the VIP")?;
-    let port = match (reader.flag("\"any port\"")?, reader.u16()?) {
-        (true, 0) => PortMatch::Any,
-        (false, port) if port != 0 => PortMatch::Exact(port),
-        (_, port) => return Err(Malformed::new(format!("port {port} contradicts \"any\""))),
+    let (vip, prefix) = (reader.address("the VIP")?, reader.u8()?);
+    let vip = Vip::network(vip, prefix)
+        .ok_or_else(|| Malformed::new(format!("the VIP {vip}/{prefix} is no prefix")))?;
+    let port = match (reader.u8()?, reader.u16()?, reader.u16()?) {
+        (0, port, 0) if port != 0 => PortMatch::Exact(port),
+        (1, 0, 0) => PortMatch::Any,
+        (2, first, last) if 0 < first && first < last => PortMatch::Range(first, last),
+        (kind, first, last) => {
+            return Err(Malformed::new(format!(
+                "ports {first} to {last} of kind {kind} are none"
+            )));
+        }
     };
     let protocol = known(Protocol::from_code(reader.u8()?), "the protocol")?;
     let forwarding = known(Forwarding::from_code(reader.u8()?), "the forwarding mode")?;

@@ -184,7 +184,7 @@ fn a_worker_that_lags_is_named() {
 fn the_largest_pool_fits() {
     let mut pool = Pool::default();
     for number in 0..crate::model::MAX_SERVICES as u32 {
-        let vip = std::net::Ipv4Addr::from(0xc612_0000 + number).into();
+        let vip = std::net::IpAddr::from(std::net::Ipv4Addr::from(0xc612_0000 + number));
         let mut service = crate::model::Service::new(
             &format!("service-{number}"),
             vip,
