@@ -17,6 +17,8 @@ pub mod endpoints;
 pub mod flow;
 pub mod forward;
 pub mod icmp;
+pub mod fragments;
+pub mod icmp_quote;
 pub mod maglev;
 pub mod parse;
 pub mod pipeline;
