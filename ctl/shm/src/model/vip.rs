@@ -187,12 +187,12 @@ impl PortMatch {
     #[must_use]
     pub const fn clashes(self, other: Self) -> bool {
         let ((first, last), (other_first, other_last)) = (self.bounds(), other.bounds());
-        let alike = match (self, other) {
+        let alike = matches!(
+            (self, other),
             (Self::Exact(_), Self::Exact(_))
-            | (Self::Range(..), Self::Range(..))
-            | (Self::Any, Self::Any) => true,
-            _ => false,
-        };
+                | (Self::Range(..), Self::Range(..))
+                | (Self::Any, Self::Any)
+        );
         alike && first <= other_last && other_first <= last
     }
 }
