@@ -69,6 +69,14 @@ pub(crate) fn show(
         service.protocol
     )?;
     writeln!(out, "forwarding  {}", service.forwarding)?;
+    if !service.settings.is_empty() {
+        let settings: Vec<String> = service
+            .settings
+            .iter()
+            .map(|(key, value)| format!("{key} = {value}"))
+            .collect();
+        writeln!(out, "settings    {}", settings.join(", "))?;
+    }
     writeln!(
         out,
         "scheduler   {}, {} entries",

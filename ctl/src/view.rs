@@ -31,6 +31,8 @@ pub(crate) struct ServiceView {
     pub(crate) forwarding: &'static str,
     pub(crate) scheduler: &'static str,
     pub(crate) table_size: u32,
+    /// Settings of the mode, defaults filled in, by their keys in the configuration.
+    pub(crate) settings: serde_json::Map<String, Value>,
     pub(crate) ping: &'static str,
     pub(crate) timeouts: Value,
     pub(crate) health: &'static str,
@@ -123,6 +125,7 @@ impl View {
             forwarding: service.forwarding.name(),
             scheduler: service.scheduler.name(),
             table_size: service.table_size,
+            settings: settings(service),
             ping: service.ping.name(),
             timeouts: json!({
                 "syn": duration::text(timeouts.syn),
@@ -189,6 +192,17 @@ fn quic_view(config: &QuicConfig) -> Value {
         "nonce_length": config.nonce_length,
         "encrypted": config.key.is_some(),
     })
+}
+
+/// Settings of the mode: numbers as numbers, addresses and words as texts.
+fn settings(service: &model::Service) -> serde_json::Map<String, Value> {
+    let pairs = service.tunnel.effective(service.forwarding);
+    // What is written here in TOML reads the same in JSON.
+    let value = |text: String| serde_json::from_str(&text).unwrap_or(Value::String(text));
+    pairs
+        .into_iter()
+        .map(|(key, text)| (key.to_owned(), value(text)))
+        .collect()
 }
 
 impl ServiceView {

@@ -74,6 +74,10 @@ fn service_entries(service: &Service) -> Entries {
     if service.ping != Ping::default() {
         entries.push(("ping", service.ping.name().into()));
     }
+    for (key, text) in service.tunnel.written() {
+        let value = text.and_then(|text| text.parse::<Value>().ok());
+        entries.extend(value.map(|value| (key, value)));
+    }
     if service.timeouts != Timeouts::default() {
         entries.push(("timeouts", timeouts_value(service.timeouts)));
     }
@@ -117,6 +121,17 @@ fn change_service(
     }
     if old.ping != new.ping {
         set(table, "ping", new.ping.name());
+    }
+    for ((key, was), (_, is)) in old.tunnel.written().into_iter().zip(new.tunnel.written()) {
+        if was == is {
+            continue;
+        }
+        match is.and_then(|text| text.parse::<Value>().ok()) {
+            Some(value) => set(table, key, value),
+            None => {
+                table.remove(key);
+            }
+        }
     }
     if old.timeouts != new.timeouts {
         table.remove("timeouts");

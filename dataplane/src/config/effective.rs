@@ -146,6 +146,9 @@ fn service(lines: &mut Lines, service: &Service) {
     lines.text("forwarding", service.forwarding.name());
     lines.text("scheduler", service.scheduler.name());
     lines.raw("table_size", service.table_size);
+    for (key, value) in service.tunnel.effective(service.forwarding) {
+        lines.raw(key, value);
+    }
     lines.text("ping", service.ping.name());
     let timeouts = &service.timeouts;
     lines.raw(

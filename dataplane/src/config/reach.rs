@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use weir_shm::model::{Forwarding, Pool};
+use weir_shm::model::{Forwarding, Pool, Service, TunnelSource};
 
 use super::{Config, Network, Port};
 use crate::adjacency::{Neighbour, Route, covers};
@@ -186,6 +186,13 @@ impl Config {
                          address on its network ({})",
                         self.networks()
                     )
+                } else if service.forwarding.is_tunnel()
+                    && self.tunnel_source(service, address).is_none()
+                {
+                    format!(
+                        "no outer source address toward backend {address}: the port that leads \
+                         there has none of its family; add one to it, or set `tunnel_source`"
+                    )
                 } else {
                     continue;
                 };
@@ -199,6 +206,20 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Where outer source addresses of a service's tunnel to `backend` come from: what the service
+    /// says, else the own address of the port that leads there.
+    #[must_use]
+    pub fn tunnel_source(&self, service: &Service, backend: IpAddr) -> Option<TunnelSource> {
+        let configured = service.tunnel.sources.toward(backend);
+        configured.or_else(|| {
+            let hop = self.next_hop(backend)?;
+            let port = self.ports.get(usize::from(hop.port))?;
+            let address = port.address_toward(hop.address)?;
+            let prefix = if address.is_ipv4() { 32 } else { 128 };
+            Some(TunnelSource { address, prefix })
+        })
     }
 
     /// The connected networks, for messages.

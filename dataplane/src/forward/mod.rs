@@ -18,6 +18,8 @@ pub enum Mode {
     DsrL2,
     /// Destination address and port change; answers come back through weir.
     Nat,
+    /// The modes that the packet path does not have yet.
+    Ahead,
 }
 
 impl From<weir_shm::model::Forwarding> for Mode {
@@ -25,6 +27,7 @@ impl From<weir_shm::model::Forwarding> for Mode {
         match forwarding {
             weir_shm::model::Forwarding::DsrL2 => Self::DsrL2,
             weir_shm::model::Forwarding::Nat => Self::Nat,
+            _ => Self::Ahead,
         }
     }
 }
@@ -44,6 +47,7 @@ impl Mode {
         match self {
             Self::DsrL2 => Ok(()),
             Self::Nat => nat::to_backend(frame, packet, backend),
+            Self::Ahead => Err(DropReason::NoRoute),
         }
     }
 
@@ -59,7 +63,7 @@ impl Mode {
         service: &Service,
     ) -> Result<(), DropReason> {
         match self {
-            Self::DsrL2 => Err(DropReason::NotOurs),
+            Self::DsrL2 | Self::Ahead => Err(DropReason::NotOurs),
             Self::Nat => nat::to_client(frame, packet, service),
         }
     }

@@ -194,6 +194,15 @@ fn compare(old: &Service, new: &Service, entries: &mut Vec<Entry>) {
         &old.table_size.to_string(),
         &new.table_size.to_string(),
     );
+    let pairs = old.tunnel.effective(old.forwarding);
+    let value = |pairs: &[(&str, String)], key: &str| {
+        let found = pairs.iter().find(|(name, _)| *name == key);
+        found.map_or_else(|| "none".to_owned(), |(_, value)| value.clone())
+    };
+    let news = new.tunnel.effective(new.forwarding);
+    for (key, _) in old.tunnel.written() {
+        note(&mut changes, key, &value(&pairs, key), &value(&news, key));
+    }
     note(&mut changes, "ping", old.ping.name(), new.ping.name());
     let timeouts = |service: &Service| {
         let timeouts = service.timeouts;

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::tunnel::TunnelArgs;
 use super::{Change, Endpoint, Refused, service_mut, unknown_service};
 use crate::model::{
     Backend, DEFAULT_TABLE_SIZE, Forwarding, Ping, Pool, PortMatch, Protocol, Scheduler, Service,
@@ -48,7 +49,7 @@ pub struct AddService {
     /// tcp, udp or quic
     #[arg(long)]
     pub protocol: Protocol,
-    /// dsr-l2 or nat
+    /// nat, dsr-l2, dsr-ipip, dsr-gue, dsr-gre, dsr-geneve or dsr-dscp
     #[arg(long, value_name = "MODE")]
     pub forwarding: Forwarding,
     /// How backends are chosen
@@ -60,6 +61,9 @@ pub struct AddService {
     /// What becomes of pings to the VIP: answer, forward or drop
     #[arg(long, default_value_t = Ping::Answer)]
     pub ping: Ping,
+    /// Settings of the mode
+    #[command(flatten)]
+    pub tunnel: TunnelArgs,
     /// A backend to begin with; may be repeated
     #[arg(long = "backend", value_name = "ADDRESS[:PORT]")]
     pub backends: Vec<Endpoint>,
@@ -110,6 +114,7 @@ impl AddService {
         service.scheduler = self.scheduler;
         service.table_size = self.table_size;
         service.ping = self.ping;
+        service.tunnel = self.tunnel.settings()?;
         for endpoint in &self.backends {
             let port = endpoint.port_in(&service).map_err(Refused::Invalid)?;
             service.backends.push(Backend::new(endpoint.address, port));

@@ -289,3 +289,34 @@ fn a_backend_is_added_with_its_server_ids() {
         ["+ backend q 10.0.0.2:443 (weight 2, server ID 0=ed793a,2=ed793b)"]
     );
 }
+
+#[test]
+fn a_tunnel_service_is_added_with_its_settings() {
+    let mut pool = pool();
+    let add = "service add far --vip 198.51.100.60 --port 80 --protocol tcp --forwarding dsr-gue \
+               --gue-variant 0 --gue-port 6666 --outer-udp-checksum full --mss-clamp 1400 \
+               --tunnel-source 10.64.0.0/16 --tunnel-source 2001:db8:1::1 --backend 10.0.0.60";
+    run(&mut pool, add).unwrap();
+    let tunnel = pool.service("far").unwrap().tunnel;
+    assert_eq!(
+        (tunnel.gue_variant(), tunnel.gue_port(), tunnel.mss_clamp),
+        (0, 6666, Some(1400))
+    );
+    assert_eq!(tunnel.sources.iter().count(), 2);
+    for (line, part) in [
+        ("--forwarding dsr-gre --gue-port 1", "\"dsr-gue\" only"),
+        ("--forwarding dsr-dscp", "no `dscp`"),
+        (
+            "--forwarding dsr-ipip --tunnel-source 10.0.0.1 --tunnel-source 10.0.0.2",
+            "of one family",
+        ),
+    ] {
+        let line = format!("service add x --vip 198.51.100.61 --port 80 --protocol tcp {line}");
+        let refused = run(&mut pool, &line).unwrap_err().to_string();
+        assert!(refused.contains(part), "{line}: {refused}");
+    }
+    let before = pool.clone();
+    pool.service_mut("far").unwrap().tunnel.gue_port = Some(7777);
+    let difference = Difference::between(&before, &pool).lines();
+    assert_eq!(difference, ["~ service far (gue_port: 6666 → 7777)"]);
+}

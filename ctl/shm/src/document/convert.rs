@@ -5,13 +5,15 @@ use std::ops::Range;
 use toml::Spanned;
 
 use super::{BackendDoc, BackendSpans, HealthDoc, ServiceDoc, ServiceSpans, Source, Spans, Value};
-use super::{Diagnostic, TimeoutsDoc};
+use super::{Diagnostic, TimeoutsDoc, tunnel};
 use crate::model::{
     Admin, Backend, Forced, Forwarding, Health, HealthKind, MAX_TABLE_SIZE, MAX_WEIGHT,
     NO_DEADLINE, PORT_ACCEPTED, Ping, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts,
     VIP_ACCEPTED, Vip,
 };
 
+/// A key and its value, if it was written.
+pub(super) type Given<'a> = (&'static str, Option<&'a Value>);
 /// Where the values of keys stand.
 pub(super) type Fields = Vec<(&'static str, Range<usize>)>;
 
@@ -29,7 +31,7 @@ pub(super) fn pool(
     Ok((pool, spans))
 }
 
-fn note(fields: &mut Fields, all: &[(&'static str, Option<&Value>)]) {
+fn note(fields: &mut Fields, all: &[Given<'_>]) {
     let given = all
         .iter()
         .filter_map(|(key, value)| Some((*key, value.as_ref()?.span())));
@@ -65,7 +67,9 @@ fn service(
     if let Some(value) = &doc.ping {
         service.ping = source.word("ping", value, &Ping::accepted())?;
     }
+    service.tunnel = tunnel::settings(source, doc)?;
     let mut fields = Fields::new();
+    note(&mut fields, &tunnel::fields(doc));
     note(
         &mut fields,
         &[

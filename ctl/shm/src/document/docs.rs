@@ -30,6 +30,22 @@ pub struct ServiceDoc {
     pub ping: Option<Value>,
     /// How long flows are remembered.
     pub timeouts: Option<Spanned<TimeoutsDoc>>,
+    /// Where outer source addresses of tunnels come from.
+    pub tunnel_source: Option<Value>,
+    /// Variant of GUE.
+    pub gue_variant: Option<Value>,
+    /// UDP port of GUE.
+    pub gue_port: Option<Value>,
+    /// Key of GRE.
+    pub gre_key: Option<Value>,
+    /// Geneve's virtual network identifier.
+    pub geneve_vni: Option<Value>,
+    /// The outer UDP checksum, "zero" or "full".
+    pub outer_udp_checksum: Option<Value>,
+    /// What `dsr-dscp` marks packets with.
+    pub dscp: Option<Value>,
+    /// The largest MSS that a SYN may announce.
+    pub mss_clamp: Option<Value>,
     /// `[service.health]`.
     pub health: Option<Spanned<HealthDoc>>,
     /// `[service.quic]`.

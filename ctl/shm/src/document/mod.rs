@@ -9,6 +9,7 @@ mod convert;
 mod docs;
 mod quic;
 mod source;
+mod tunnel;
 
 use std::ops::Range;
 

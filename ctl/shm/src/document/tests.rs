@@ -593,3 +593,133 @@ fn what_quic_cannot_be_is_refused_with_its_place() {
         }
     }
 }
+
+/// A service with a mode and further keys.
+fn with(mode: &str, keys: &str) -> String {
+    WEB.replace("\"nat\"", &format!("\"{mode}\"")) + keys
+}
+
+#[test]
+fn settings_of_tunnels_are_read_and_have_defaults() {
+    let tunnel = |text: &str| parse_services("f", text).unwrap().pool.services[0].tunnel;
+    let gue = tunnel(&with(
+        "dsr-gue",
+        "gue_variant = 0\ngue_port = 6666\nouter_udp_checksum = \"full\"\nmss_clamp = 1400\n\
+         tunnel_source = [\"10.64.0.0/16\", \"2001:db8:1::1\"]\n",
+    ));
+    assert_eq!((gue.gue_variant(), gue.gue_port()), (0, 6666));
+    assert_eq!(gue.outer_udp_checksum(), crate::model::OuterChecksum::Full);
+    assert_eq!(gue.mss_clamp, Some(1400));
+    assert_eq!(gue.sources.v4.unwrap().to_string(), "10.64.0.0/16");
+    assert_eq!(gue.sources.v6.unwrap().to_string(), "2001:db8:1::1");
+    let gue = tunnel(&with("dsr-gue", ""));
+    assert_eq!((gue.gue_variant(), gue.gue_port()), (1, 6080));
+    assert_eq!(gue.outer_udp_checksum(), crate::model::OuterChecksum::Zero);
+    assert_eq!(tunnel(&with("dsr-gre", "gre_key = 0\n")).gre_key, Some(0));
+    assert_eq!(
+        tunnel(&with("dsr-geneve", "geneve_vni = 16777215\n")).geneve_vni(),
+        0xff_ffff
+    );
+    assert_eq!(tunnel(&with("dsr-dscp", "dscp = 7\n")).dscp, Some(7));
+    let ipip = with("dsr-ipip", "tunnel_source = \"10.0.0.1\"\n");
+    assert!(tunnel(&ipip).sources.v4.unwrap().is_single());
+}
+
+#[test]
+fn backends_of_tunnels_may_be_of_the_other_family() {
+    let v6 = "[[service.backend]]\naddress = \"2001:db8::1\"\n";
+    for mode in ["dsr-ipip", "dsr-gue", "dsr-gre", "dsr-geneve"] {
+        assert!(parse_services("f", &with(mode, v6)).is_ok(), "{mode}");
+    }
+    let message = complaint(&with("dsr-dscp", &format!("dscp = 1\n{v6}")));
+    assert!(message.contains("the VIP's family"), "{message}");
+    // The client's packet arrives as it was sent, so its port is the service's.
+    let port = "[[service.backend]]\naddress = \"10.0.0.1\"\nport = 8080\n";
+    let message = complaint(&with("dsr-ipip", port));
+    assert!(message.contains("80, the service's"), "{message}");
+}
+
+#[test]
+fn a_setting_is_refused_where_it_means_nothing_or_too_much() {
+    for (mode, key, parts) in [
+        (
+            "nat",
+            "gue_port = 6080",
+            &["\"nat\"", "\"dsr-gue\" only"][..],
+        ),
+        (
+            "dsr-l2",
+            "tunnel_source = \"10.0.0.1\"",
+            &["\"dsr-ipip\", \"dsr-gue\""],
+        ),
+        ("dsr-gue", "gre_key = 7", &["\"dsr-gre\" only"]),
+        ("dsr-gre", "geneve_vni = 7", &["\"dsr-geneve\" only"]),
+        (
+            "dsr-ipip",
+            "outer_udp_checksum = \"full\"",
+            &["\"dsr-gue\", \"dsr-geneve\" only"],
+        ),
+        ("dsr-ipip", "dscp = 7", &["\"dsr-dscp\" only"]),
+        ("dsr-gue", "gue_variant = 2", &["found 2", "0 to 1"]),
+        ("dsr-gue", "gue_port = 0", &["found 0", "1 to 65535"]),
+        ("dsr-gre", "gre_key = -1", &["found -1", "4294967295"]),
+        (
+            "dsr-geneve",
+            "geneve_vni = 16777216",
+            &["16777216", "16777215"],
+        ),
+        (
+            "dsr-gue",
+            "outer_udp_checksum = \"none\"",
+            &["\"none\"", "\"zero\", \"full\""],
+        ),
+        ("dsr-dscp", "dscp = 64", &["found 64", "1 to 63"]),
+        ("nat", "mss_clamp = 20", &["found 20", "88 to 65495"]),
+        (
+            "dsr-ipip",
+            "tunnel_source = \"10.0.0.1/24\"",
+            &["10.0.0.1/24", "without host bits"],
+        ),
+        (
+            "dsr-ipip",
+            "tunnel_source = []",
+            &["an empty list", "one for each family"],
+        ),
+        (
+            "dsr-ipip",
+            "tunnel_source = [\"10.0.0.1\", \"10.0.0.2\"]",
+            &["of one family"],
+        ),
+    ] {
+        let message = complaint(&with(mode, &format!("{key}\n")));
+        let column = key.find("= ").unwrap() + 3;
+        let place = format!("pools.toml:7:{column}: ");
+        assert!(message.starts_with(&place), "{place} is not in: {message}");
+        for part in parts {
+            assert!(message.contains(part), "{part:?} is not in: {message}");
+        }
+    }
+    let message = complaint(&with("dsr-dscp", ""));
+    assert!(message.contains("no `dscp`"), "{message}");
+    let udp = with("nat", "mss_clamp = 1400\n").replace("\"tcp\"", "\"udp\"");
+    assert!(complaint(&udp).contains("with \"tcp\" only"));
+}
+
+#[test]
+fn two_vips_need_two_dscps_on_one_backend() {
+    let service = |name: &str, vip: &str, dscp: u8| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nvip = \"{vip}\"\nport = 80\nprotocol = \"tcp\"\n\
+             forwarding = \"dsr-dscp\"\ndscp = {dscp}\n[[service.backend]]\naddress = \"10.0.0.1\"\n"
+        )
+    };
+    let first = service("a", "198.51.100.10", 7);
+    let message = complaint(&(first.clone() + &service("b", "198.51.100.11", 7)));
+    assert!(
+        message.contains("could not tell the VIPs apart"),
+        "{message}"
+    );
+    assert!(parse_services("f", &(first.clone() + &service("b", "198.51.100.11", 8))).is_ok());
+    let same_vip = service("b", "198.51.100.10", 7).replace("port = 80", "port = 81");
+    assert!(parse_services("f", &(first + &same_vip)).is_ok());
+}

@@ -7,6 +7,7 @@
 mod health;
 mod overlap;
 mod quic;
+mod tunnel;
 mod validate;
 mod vip;
 pub(crate) mod vocabulary;
@@ -20,6 +21,10 @@ pub(crate) use quic::parse_rotation;
 pub use quic::{
     MAX_PLAINTEXT, MAX_SERVER_ID, MIN_NONCE, QuicConfig, QuicKey, ROTATIONS, SERVER_ID_ACCEPTED,
     ServerId, ServerIdOption, ServerIds,
+};
+pub use tunnel::{
+    GUE_PORT, GUE_VARIANT, MAX_DSCP, MAX_MSS, MAX_VNI, MIN_MSS, OuterChecksum, SOURCE_ACCEPTED,
+    Tunnel, TunnelSource, TunnelSources,
 };
 pub use validate::{Problem, Warning, is_prime};
 pub use vip::{Listening, PORT_ACCEPTED, PortMatch, VIP_ACCEPTED, Vip};
@@ -72,6 +77,8 @@ pub struct Service {
     pub ping: Ping,
     /// How long flows are remembered without a packet.
     pub timeouts: Timeouts,
+    /// Settings of the mode, and the clamp on TCP's MSS.
+    pub tunnel: Tunnel,
     /// How backends are checked.
     pub health: Health,
     /// How connection IDs name a backend; without any, QUIC is steered as UDP.
@@ -83,7 +90,7 @@ pub struct Service {
 /// A server that takes flows of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
-    /// Its address, of the VIP's family.
+    /// Its address: of the VIP's family, but for modes that cross families.
     pub address: IpAddr,
     /// Its port; zero in a service for several ports, which keeps the client's.
     pub port: u16,
@@ -197,6 +204,7 @@ impl Service {
             table_size: DEFAULT_TABLE_SIZE,
             ping: Ping::default(),
             timeouts: Timeouts::default(),
+            tunnel: Tunnel::default(),
             health: Health::default(),
             quic: Vec::new(),
             backends: Vec::new(),

@@ -116,6 +116,7 @@ impl Pool {
         self.check_overlaps()?;
         self.check_ping()?;
         self.check_backends_between_services()?;
+        self.check_marks()?;
         Ok(warnings)
     }
 
@@ -240,6 +241,7 @@ impl Service {
             check_duration("timeouts", timeout)?;
         }
         quic::check_configs(self)?;
+        self.check_tunnel()?;
         self.check_health()
     }
 
@@ -312,7 +314,8 @@ impl Service {
                 ),
             ));
         }
-        if backend.address.is_ipv4() != self.vip.is_ipv4() {
+        let crosses = backend.address.is_ipv4() != self.vip.is_ipv4();
+        if crosses && !self.forwarding.crosses_families() {
             return Err((
                 "address",
                 format!(
@@ -428,7 +431,7 @@ fn too_long(timeout: Duration) -> String {
 }
 
 /// Why an address can be neither a VIP nor a backend, if so.
-fn nonsense(address: IpAddr) -> Option<&'static str> {
+pub(super) fn nonsense(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {
         Some("the unspecified address")
     } else if address.is_multicast() {

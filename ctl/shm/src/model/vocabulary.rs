@@ -118,6 +118,17 @@ vocabulary! {
         DsrL2 = 1, "dsr-l2";
         /// Destination address and port; the answer comes back through weir.
         Nat = 2, "nat";
+        /// In IPv4 or IPv6 (RFC 2003, 2473, 4213); the backend answers the client directly.
+        DsrIpip = 3, "dsr-ipip";
+        /// In Generic UDP Encapsulation; the backend answers the client directly.
+        DsrGue = 4, "dsr-gue";
+        /// In GRE (RFC 2784, 2890, 7676); the backend answers the client directly.
+        DsrGre = 5, "dsr-gre";
+        /// In Geneve (RFC 8926); the backend answers the client directly.
+        DsrGeneve = 6, "dsr-geneve";
+        /// Destination address and a DSCP that stands for the VIP; the backend answers the client
+        /// directly.
+        DsrDscp = 7, "dsr-dscp";
     }
 }
 
@@ -183,17 +194,40 @@ impl Forwarding {
     /// Whether a backend's port may differ from the service's.
     #[must_use]
     pub const fn rewrites_port(self) -> bool {
-        match self {
-            Self::DsrL2 => false,
-            Self::Nat => true,
-        }
+        matches!(self, Self::Nat)
+    }
+
+    /// Whether packets go to backends inside others.
+    #[must_use]
+    pub const fn is_tunnel(self) -> bool {
+        matches!(
+            self,
+            Self::DsrIpip | Self::DsrGue | Self::DsrGre | Self::DsrGeneve
+        )
+    }
+
+    /// Whether packets go to backends inside UDP datagrams.
+    #[must_use]
+    pub const fn is_udp_tunnel(self) -> bool {
+        matches!(self, Self::DsrGue | Self::DsrGeneve)
+    }
+
+    /// Whether a backend may be of another family than the VIP.
+    #[must_use]
+    pub const fn crosses_families(self) -> bool {
+        self.is_tunnel()
     }
 
     /// Whether backends own the VIP and answer clients directly.
     #[must_use]
     pub const fn returns_directly(self) -> bool {
         match self {
-            Self::DsrL2 => true,
+            Self::DsrL2
+            | Self::DsrIpip
+            | Self::DsrGue
+            | Self::DsrGre
+            | Self::DsrGeneve
+            | Self::DsrDscp => true,
             Self::Nat => false,
         }
     }
@@ -215,6 +249,9 @@ mod tests {
     #[test]
     fn an_unknown_word_is_refused_with_the_known_ones() {
         let error = "full-nat".parse::<Forwarding>().unwrap_err().to_string();
-        assert_eq!(error, r#"found "full-nat"; accepted: "dsr-l2", "nat""#);
+        assert_eq!(
+            error,
+            r#"found "full-nat"; accepted: "dsr-l2", "nat", "dsr-ipip", "dsr-gue", "dsr-gre", "dsr-geneve", "dsr-dscp""#
+        );
     }
 }

@@ -23,7 +23,7 @@ use crate::model::{MAX_BACKENDS, MAX_SERVICES};
 /// The first bytes of every segment.
 pub const MAGIC: [u8; 8] = *b"WEIRSHM\n";
 /// The version of this layout.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Regions begin at multiples of this.
 pub const PAGE: u64 = 4096;
@@ -144,6 +144,7 @@ mod tests {
         (2, 3_701_180_865),
         (3, 4_205_292_862),
         (4, 2_487_981_414),
+        (5, 424_476_976),
     ];
 
     /// Of everything that both sides must agree on, the form of the records included.

@@ -16,6 +16,7 @@ mod quic;
 pub mod record;
 pub(crate) mod slot;
 pub mod status;
+mod tunnel;
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -6,6 +6,7 @@
 use super::bytes::{Malformed, Reader, Writer};
 use super::layout::{BACKEND_RECORD, SERVICE_RECORD};
 use super::quic;
+use super::tunnel::{put_tunnel, take_tunnel};
 use crate::model::{
     Admin, Backend, Forced, Forwarding, Health, HealthKind, MAX_BACKENDS, MAX_NAME, MAX_SERVICES,
     Ping, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts, Vip,
@@ -115,6 +116,7 @@ fn put_service(writer: &mut Writer, service: &Service) {
     for timeout in [syn, established, closing, udp] {
         writer.duration(timeout);
     }
+    put_tunnel(writer, &service.tunnel);
     put_health(writer, &service.health);
     quic::put_configs(writer, &service.quic);
     writer.u32(u32::try_from(service.backends.len()).unwrap_or(u32::MAX));
@@ -154,7 +156,7 @@ fn put_backend(writer: &mut Writer, backend: &Backend) {
     writer.pad_to(end);
 }
 
-fn known<T>(value: Option<T>, what: &str) -> Result<T, Malformed> {
+pub(super) fn known<T>(value: Option<T>, what: &str) -> Result<T, Malformed> {
     value.ok_or_else(|| Malformed::new(format!("{what} is none that this weir knows")))
 }
 
@@ -184,6 +186,7 @@ fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
         closing: reader.duration()?,
         udp: reader.duration()?,
     };
+    let tunnel = take_tunnel(&mut reader)?;
     let health = take_health(&mut reader)?;
     let quic = quic::take_configs(&mut reader)?;
     let backends = reader.u32()?;
@@ -193,6 +196,7 @@ fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
     service.table_size = table_size;
     service.ping = ping;
     service.timeouts = timeouts;
+    service.tunnel = tunnel;
     service.health = health;
     service.quic = quic;
     Ok((service, backends))

@@ -1,7 +1,7 @@
 //! Records lead back to their pool, and nothing else leads to a pool that is not valid.
 
 use super::*;
-use crate::model::{NO_DEADLINE, QuicConfig, QuicKey, ServerId, ServerIds};
+use crate::model::{NO_DEADLINE, OuterChecksum, QuicConfig, QuicKey, ServerId, ServerIds, Tunnel};
 use proptest::prelude::*;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -40,6 +40,24 @@ pub(crate) fn sample() -> Pool {
             ..Backend::new(address("10.0.0.13"), 8080)
         },
     ];
+    let mut far = Service::new(
+        "far",
+        address("198.51.100.11"),
+        PortMatch::Exact(80),
+        Protocol::Tcp,
+        Forwarding::DsrGue,
+    );
+    far.tunnel = Tunnel {
+        gue_variant: Some(0),
+        gue_port: Some(6081),
+        outer_udp_checksum: Some(OuterChecksum::Full),
+        mss_clamp: Some(1400),
+        ..Tunnel::default()
+    };
+    for source in ["10.0.0.1", "2001:db8:1::/64"] {
+        far.tunnel.sources.add(source.parse().unwrap()).unwrap();
+    }
+    far.backends = vec![Backend::new(address("2001:db8::12"), 80)];
     let mut all = Service::new(
         "all",
         address("2001:db8::10"),
@@ -103,7 +121,7 @@ pub(crate) fn sample() -> Pool {
         ..Backend::new(address("10.0.2.11"), 0)
     }];
     Pool {
-        services: vec![web, all, quic, one],
+        services: vec![web, all, quic, one, far],
     }
 }
 
@@ -202,9 +220,9 @@ fn counts_that_do_not_fit_are_refused() {
     let pool = sample();
     let bytes = encode(&pool);
     for (services, backends) in [
-        (3, 7),
-        (4, 6),
+        (4, 8),
         (5, 7),
+        (6, 8),
         (u32::MAX, u32::MAX),
         (4097, 0),
         (0, 131_073),
