@@ -35,12 +35,10 @@ pub(crate) fn run(
     drop(edit);
     report(cli, client, &change, committed, out)?;
     if let PoolCommand::Backend(BackendCommand::Drain {
-        target,
-        timeout,
-        wait: true,
+        target, wait: true, ..
     }) = command
     {
-        drain::wait(cli, client, target, *timeout, &pool, out)?;
+        drain::wait(cli, client, target, &pool, out)?;
     }
     Ok(())
 }

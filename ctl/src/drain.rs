@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use weir_shm::client::Client;
 use weir_shm::command::backend::Target;
-use weir_shm::model::{Backend, Pool};
+use weir_shm::model::{Admin, Backend, NO_DEADLINE, Pool};
 use weir_shm::segment::mailbox::{Answer, Question};
 
 use crate::Failure;
@@ -16,21 +16,25 @@ use crate::output::{span, things};
 /// From one question to the next: each walks over the workers' flow tables.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Waits until the backend has no flow left, or for `timeout`; without one, for as long as the
-/// daemon lives.
+/// Waits until the backend has no flow left, or for the drain's time-out; without one, for as long
+/// as the daemon lives.
 pub(crate) fn wait(
     cli: &Cli,
     client: &Client,
     target: &Target,
-    timeout: Option<Duration>,
     pool: &Pool,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let name = pool.service(&target.service).and_then(|service| {
+    let found = pool.service(&target.service).and_then(|service| {
         let port = target.backend.port_in(service).ok()?;
-        Some(Backend::new(target.backend.address, port).name(service))
+        let name = Backend::new(target.backend.address, port).name(service);
+        let admin = service.backend(&name)?.admin;
+        Some((name, admin))
     });
-    let Some(name) = name else { return Ok(()) };
+    let Some((name, Admin::Drain { timeout })) = found else {
+        return Ok(());
+    };
+    let timeout = (timeout != NO_DEADLINE).then_some(timeout);
     let question = Question::Flows {
         service: target.service.clone(),
         backend: Some(name.clone()),

@@ -52,7 +52,7 @@ fn every_command_works_and_save_keeps_comments() {
     for line in [
         "backend add web 10.0.0.13:8080 --weight 4",
         "backend disable web 10.0.0.12:8080",
-        "backend drain dns 2001:db8::1:1 --timeout 90s",
+        "backend drain dns 2001:db8::1:1 --timeout 90s --force",
         "backend force web 10.0.0.13:8080 down",
         "backend weight web 10.0.0.11:8080 3",
         "service add api --vip 198.51.100.11 --port 443 --protocol tcp --forwarding nat --backend 10.0.0.11:8443",
@@ -212,7 +212,7 @@ fn drain_waits_until_no_flow_is_left() {
         "{said}"
     );
     daemon.manner.flows.store(1_000_000, Ordering::Relaxed);
-    let said = daemon.run("backend drain web 10.0.0.12:8080 --timeout 100ms --wait");
+    let said = daemon.run("backend drain web 10.0.0.12:8080 --timeout 100ms --wait --force");
     assert!(
         said.contains("flows of 10.0.0.12:8080 left at the time-out"),
         "{said}"

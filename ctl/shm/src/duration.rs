@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::model::NO_DEADLINE;
+
 /// What a duration may look like, for messages.
 pub const ACCEPTED: &str = "a whole number with a unit: \"500ms\", \"10s\", \"2m\", \"3h\", \"1d\"";
 
@@ -44,6 +46,27 @@ pub fn text(duration: Duration) -> String {
         Some((name, unit)) => format!("{}{name}", millis / unit),
         None => "0s".to_owned(),
     }
+}
+
+/// As [`text`], and `never` for what has no end.
+#[must_use]
+pub fn or_never(duration: Duration) -> String {
+    if duration == NO_DEADLINE {
+        "never".to_owned()
+    } else {
+        text(duration)
+    }
+}
+
+/// Reads a duration, or `never`.
+///
+/// # Errors
+/// With what was found and what is accepted.
+pub fn parse_or_never(text: &str) -> Result<Duration, String> {
+    if text == "never" {
+        return Ok(NO_DEADLINE);
+    }
+    parse(text).map_err(|message| format!("{message}, or \"never\""))
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use toml_edit::{InlineTable, Item, Table, TableLike, Value};
+use toml_edit::{InlineTable, TableLike, Value};
 use weir_shm::duration;
 use weir_shm::model::{
-    Admin, Backend, Forced, Health, NO_DEADLINE, Ping, Pool, PortMatch, Scheduler, Service,
-    Timeouts,
+    Admin, Backend, DEFAULT_DEREGISTRATION_DELAY, Forced, OnDown, Ping, Pool, PortMatch, Scheduler,
+    Service, Timeouts, UnknownTcp, percent,
 };
 
+use super::health::set_health;
 use super::quic;
 use super::tables::{Entries, Tables, set};
 
@@ -81,8 +82,48 @@ fn service_entries(service: &Service) -> Entries {
     if service.timeouts != Timeouts::default() {
         entries.push(("timeouts", timeouts_value(service.timeouts)));
     }
+    entries.extend(changes_entries(service));
     entries
 }
+
+/// How changes of health and of the pool take effect, where it is not as usual.
+fn changes_entries(service: &Service) -> Entries {
+    let Service {
+        slow_start,
+        min_healthy,
+        on_down,
+        unknown_tcp,
+        deregistration_delay,
+        ..
+    } = service;
+    let mut entries = Entries::new();
+    if !slow_start.is_zero() {
+        entries.push(("slow_start", duration::text(*slow_start).into()));
+    }
+    if *min_healthy > 0 {
+        entries.push(("min_healthy", percent(*min_healthy).into()));
+    }
+    if *on_down != OnDown::default() {
+        entries.push(("on_down", on_down.name().into()));
+    }
+    if *unknown_tcp != UnknownTcp::default() {
+        entries.push(("unknown_tcp", unknown_tcp.name().into()));
+    }
+    if *deregistration_delay != DEFAULT_DEREGISTRATION_DELAY {
+        let delay = duration::or_never(*deregistration_delay);
+        entries.push(("deregistration_delay", delay.into()));
+    }
+    entries
+}
+
+/// Their keys.
+const CHANGES: [&str; 5] = [
+    "slow_start",
+    "min_healthy",
+    "on_down",
+    "unknown_tcp",
+    "deregistration_delay",
+];
 
 fn timeouts_value(timeouts: Timeouts) -> Value {
     let text = |timeout: Duration| Value::from(duration::text(timeout));
@@ -137,6 +178,22 @@ fn change_service(
         table.remove("timeouts");
         set(table, "timeouts", timeouts_value(new.timeouts));
     }
+    let (was, is) = (changes_entries(old), changes_entries(new));
+    for key in CHANGES {
+        let of = |entries: &Entries| {
+            let found = entries.iter().find(|(name, _)| *name == key);
+            found.map(|(_, value)| value.clone())
+        };
+        match (of(&was), of(&is)) {
+            (was, Some(is)) if was.as_ref().map(Value::to_string) != Some(is.to_string()) => {
+                set(table, key, is);
+            }
+            (Some(_), None) => {
+                table.remove(key);
+            }
+            _ => {}
+        }
+    }
     if old.health != new.health {
         table.remove("health");
         set_health(table, headed, &new.health);
@@ -146,55 +203,6 @@ fn change_service(
         quic::set_configs(table, headed, &new.quic);
     }
     change_backends(table, headed, old, new)
-}
-
-fn set_health(table: &mut dyn TableLike, headed: bool, health: &Health) {
-    let default = Health::default();
-    if *health == default {
-        return;
-    }
-    let mut entries: Entries = vec![("kind", health.kind.name().into())];
-    for (key, own, usual) in [
-        ("interval", health.interval, default.interval),
-        ("timeout", health.timeout, default.timeout),
-    ] {
-        if own != usual {
-            entries.push((key, duration::text(own).into()));
-        }
-    }
-    for (key, own, usual) in [
-        ("fall", health.fall, default.fall),
-        ("rise", health.rise, default.rise),
-    ] {
-        if own != usual {
-            entries.push((key, i64::from(own).into()));
-        }
-    }
-    if let Some(port) = health.port {
-        entries.push(("port", i64::from(port).into()));
-    }
-    for (key, text) in [("path", &health.path), ("host", &health.host)] {
-        if let Some(text) = text {
-            entries.push((key, text.as_str().into()));
-        }
-    }
-    if health.status != default.status {
-        entries.push((
-            "status",
-            format!("{}-{}", health.status.0, health.status.1).into(),
-        ));
-    }
-    let item = if headed {
-        Item::Table(
-            entries
-                .into_iter()
-                .map(|(key, value)| (key, Item::Value(value)))
-                .collect::<Table>(),
-        )
-    } else {
-        Item::Value(InlineTable::from_iter(entries).into())
-    };
-    table.insert("health", item);
 }
 
 fn change_backends(
@@ -266,10 +274,8 @@ fn change_backend(table: &mut dyn TableLike, service: &Service, was: &Backend, i
             }
             admin => set(table, "state", admin.name()),
         }
-        if let Admin::Drain { timeout } = is.admin
-            && timeout != NO_DEADLINE
-        {
-            set(table, "drain_timeout", duration::text(timeout));
+        if let Admin::Drain { timeout } = is.admin {
+            set(table, "drain_timeout", duration::or_never(timeout));
         }
     }
 }

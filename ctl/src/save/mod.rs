@@ -4,6 +4,7 @@
 //! with the pool before it takes the file's place, in one step.
 
 mod edit;
+mod health;
 mod quic;
 mod tables;
 

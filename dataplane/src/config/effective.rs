@@ -5,7 +5,8 @@ use std::fmt::Write;
 
 use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::duration;
-use weir_shm::model::{Admin, HealthKind, NO_DEADLINE, PortMatch, QuicConfig, ServerIds, Service};
+use weir_shm::model::health::bytes_text;
+use weir_shm::model::{Admin, HealthKind, PortMatch, QuicConfig, ServerIds, Service, Tls, percent};
 
 use super::{Config, Idle, Memory};
 
@@ -161,6 +162,16 @@ fn service(lines: &mut Lines, service: &Service) {
             duration::text(timeouts.udp),
         ),
     );
+    if !service.slow_start.is_zero() {
+        lines.text("slow_start", &duration::text(service.slow_start));
+    }
+    lines.text("min_healthy", &percent(service.min_healthy));
+    lines.text("on_down", service.on_down.name());
+    lines.text("unknown_tcp", service.unknown_tcp.name());
+    lines.text(
+        "deregistration_delay",
+        &duration::or_never(service.deregistration_delay),
+    );
     health(lines, service);
     quic(lines, service);
     for backend in &service.backends {
@@ -186,9 +197,7 @@ fn service(lines: &mut Lines, service: &Service) {
             Admin::Disabled => lines.text("state", "disabled"),
             Admin::Drain { timeout } => {
                 lines.text("state", "drain");
-                if timeout != NO_DEADLINE {
-                    lines.text("drain_timeout", &duration::text(timeout));
-                }
+                lines.text("drain_timeout", &duration::or_never(timeout));
             }
         }
     }
@@ -227,9 +236,52 @@ fn health(lines: &mut Lines, service: &Service) {
     if let Some(port) = health.port {
         lines.raw("port", port);
     }
-    for (key, value) in [("path", &health.path), ("host", &health.host)] {
+    for (key, value) in [
+        ("method", &health.method),
+        ("path", &health.path),
+        ("host", &health.host),
+        ("body", &health.body),
+    ] {
         if let Some(value) = value {
             lines.text(key, value);
         }
     }
+    if health.kind.asks_for_a_page() {
+        let range = |(low, high): &(u16, u16)| quoted(&format!("{low}-{high}"));
+        lines.raw("status", list(&health.status, range));
+    }
+    for (key, value) in [("payload", &health.payload), ("answer", &health.answer)] {
+        if let Some(value) = value {
+            lines.text(key, &bytes_text(value));
+        }
+    }
+    if health.tls != Tls::default() {
+        lines.raw("tls", tls(&health.tls));
+    }
+    let flap = &health.flap;
+    lines.raw(
+        "flap",
+        format!(
+            "{{ changes = {}, window = \"{}\", hold = \"{}\", max_hold = \"{}\" }}",
+            flap.changes,
+            duration::text(flap.window),
+            duration::text(flap.hold),
+            duration::text(flap.max_hold)
+        ),
+    );
+}
+
+fn tls(tls: &Tls) -> String {
+    let mut parts = vec![format!("verify = {}", tls.verify)];
+    for (key, value) in [
+        ("ca", &tls.ca),
+        ("server_name", &tls.server_name),
+        ("certificate", &tls.certificate),
+        ("key", &tls.key),
+    ] {
+        if let Some(value) = value {
+            parts.push(format!("{key} = {}", quoted(value)));
+        }
+    }
+    format!("{{ {} }}", parts.join(", "))
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{Change, Endpoint, Refused, service_mut, unknown_service};
 use crate::duration;
-use crate::model::{Admin, Backend, Forced, NO_DEADLINE, Pool, ServerIdOption, ServerIds, Service};
+use crate::model::{Admin, Backend, Forced, Pool, ServerIdOption, ServerIds, Service};
 
 /// A command about backends.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
@@ -60,12 +60,16 @@ pub enum BackendCommand {
         /// Which
         #[command(flatten)]
         target: Target,
-        /// Take away after this time what has not finished by itself [default: never]
-        #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+        /// Take away after this time what has not finished by itself, or "never" [default: the
+        /// service's deregistration_delay]
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse_or_never)]
         timeout: Option<Duration>,
         /// Return when no flow is left, or at the time-out
         #[arg(long)]
         wait: bool,
+        /// Even if no other backend takes new flows
+        #[arg(long)]
+        force: bool,
     },
     /// Set a backend's share of new flows
     #[command(after_help = "Example:\n  weirctl backend weight web 10.0.0.11:8080 4")]
@@ -137,21 +141,29 @@ impl BackendCommand {
                     service.name
                 )))
             }
-            Self::Enable { target } => target.set(pool, "enabled", |backend| {
+            Self::Enable { target } => target.set(pool, "enabled", |backend, _| {
                 backend.admin = Admin::Enabled;
             }),
-            Self::Disable { target } => target.set(pool, "disabled", |backend| {
+            Self::Disable { target } => target.set(pool, "disabled", |backend, _| {
                 backend.admin = Admin::Disabled;
             }),
             Self::Drain {
-                target, timeout, ..
-            } => target.set(pool, "draining", |backend| {
-                backend.admin = Admin::Drain {
-                    timeout: timeout.unwrap_or(NO_DEADLINE),
-                };
-            }),
+                target,
+                timeout,
+                force,
+                ..
+            } => {
+                if !force {
+                    target.refuse_if_last(pool)?;
+                }
+                target.set(pool, "draining", |backend, delay| {
+                    backend.admin = Admin::Drain {
+                        timeout: timeout.unwrap_or(delay),
+                    };
+                })
+            }
             Self::Weight { target, weight } => {
-                target.set(pool, &format!("weight {weight} for"), |backend| {
+                target.set(pool, &format!("weight {weight} for"), |backend, _| {
                     backend.weight = *weight;
                 })
             }
@@ -160,7 +172,7 @@ impl BackendCommand {
                     Forced::Auto => "no longer forced:".to_owned(),
                     state => format!("forced {state}"),
                 };
-                target.set(pool, &what, |backend| backend.forced = *state)
+                target.set(pool, &what, |backend, _| backend.forced = *state)
             }
         }
     }
@@ -190,6 +202,24 @@ impl Target {
                     .collect(),
             }),
         }
+    }
+
+    /// Draining the last backend that takes new flows is most likely a mistake.
+    fn refuse_if_last(&self, pool: &mut Pool) -> Result<(), Refused> {
+        let (service, place) = self.find(pool)?;
+        let takes = |backend: &Backend| backend.admin == Admin::Enabled && backend.weight > 0;
+        let others = service
+            .backends
+            .iter()
+            .enumerate()
+            .any(|(other, backend)| other != place && takes(backend));
+        if others || !takes(&service.backends[place]) {
+            return Ok(());
+        }
+        Err(Refused::Last {
+            service: service.name.clone(),
+            backend: service.backends[place].name(service),
+        })
     }
 
     fn add(
@@ -224,11 +254,11 @@ impl Target {
         &self,
         pool: &mut Pool,
         what: &str,
-        set: impl FnOnce(&mut Backend),
+        set: impl FnOnce(&mut Backend, Duration),
     ) -> Result<Change, Refused> {
         let (service, place) = self.find(pool)?;
         let before = service.backends[place].clone();
-        set(&mut service.backends[place]);
+        set(&mut service.backends[place], service.deregistration_delay);
         let after = &service.backends[place];
         let line = format!("{what} backend {} of {}", after.name(service), service.name);
         if *after == before {

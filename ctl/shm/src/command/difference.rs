@@ -1,7 +1,7 @@
 //! What has to change to get from one pool to another.
 
 use crate::duration;
-use crate::model::{Admin, Backend, Forced, Pool, ServerIds, Service};
+use crate::model::{Admin, Backend, Forced, Pool, ServerIds, Service, percent};
 
 /// The difference of two pools; order of services and backends does not count.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -227,6 +227,36 @@ fn compare(old: &Service, new: &Service, entries: &mut Vec<Entry>) {
     if old.quic != new.quic {
         changes.push("QUIC configurations".to_owned());
     }
+    note(
+        &mut changes,
+        "slow_start",
+        &duration::text(old.slow_start),
+        &duration::text(new.slow_start),
+    );
+    note(
+        &mut changes,
+        "min_healthy",
+        &percent(old.min_healthy),
+        &percent(new.min_healthy),
+    );
+    note(
+        &mut changes,
+        "on_down",
+        old.on_down.name(),
+        new.on_down.name(),
+    );
+    note(
+        &mut changes,
+        "unknown_tcp",
+        old.unknown_tcp.name(),
+        new.unknown_tcp.name(),
+    );
+    note(
+        &mut changes,
+        "deregistration_delay",
+        &duration::or_never(old.deregistration_delay),
+        &duration::or_never(new.deregistration_delay),
+    );
     if !changes.is_empty() {
         entries.push(of_service(Kind::Changed, new, changes.join(", ")));
     }

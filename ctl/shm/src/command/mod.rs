@@ -126,6 +126,16 @@ pub enum Refused {
         /// What to do instead.
         hint: String,
     },
+    /// No backend would be left that takes new flows.
+    #[error(
+        "{backend} is the last backend of \"{service}\" that takes new flows; to drain it all the same: --force"
+    )]
+    Last {
+        /// The service.
+        service: String,
+        /// The backend.
+        backend: String,
+    },
     /// The pool would contradict itself.
     #[error("{0}")]
     Invalid(String),

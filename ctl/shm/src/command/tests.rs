@@ -45,7 +45,7 @@ fn each_command_changes_what_it_names() {
         "backend drain web 10.0.0.11:8080",
         "backend disable web 10.0.0.12:8080",
         "backend force web 10.0.0.13:8080 down",
-        "backend drain all 2001:db8::11 --timeout 300s --wait",
+        "backend drain all 2001:db8::11 --timeout never --wait --force",
         "service add dns --vip 198.51.100.53 --port 53 --protocol udp --forwarding nat --backend 10.0.0.53",
     ] {
         let change = run(&mut pool, line).unwrap();
@@ -66,7 +66,7 @@ fn each_command_changes_what_it_names() {
             (
                 2,
                 Admin::Drain {
-                    timeout: NO_DEADLINE
+                    timeout: Duration::from_secs(300)
                 },
                 Forced::Auto
             ),
@@ -75,7 +75,7 @@ fn each_command_changes_what_it_names() {
         ]
     );
     let drain = Admin::Drain {
-        timeout: Duration::from_secs(300),
+        timeout: NO_DEADLINE,
     };
     assert_eq!(pool.service("all").unwrap().backends[0].admin, drain);
     assert_eq!(pool.service("dns").unwrap().backends[0].port, 53);
@@ -87,6 +87,23 @@ fn each_command_changes_what_it_names() {
     assert_eq!(
         pool.service("web").unwrap().backends[0].admin,
         Admin::Enabled
+    );
+}
+
+#[test]
+fn draining_the_last_backend_is_refused_without_force() {
+    let mut pool = pool();
+    run(&mut pool, "backend drain web 10.0.0.11:8080").unwrap();
+    let refused = run(&mut pool, "backend drain web 10.0.0.12:8080").unwrap_err();
+    assert!(refused.to_string().contains("--force"), "{refused}");
+    // One that drains already takes no new flows, so that nothing is lost.
+    run(&mut pool, "backend drain web 10.0.0.11:8080 --timeout 5s").unwrap();
+    run(&mut pool, "backend drain web 10.0.0.12:8080 --force").unwrap();
+    let web = pool.service("web").unwrap();
+    assert!(
+        web.backends
+            .iter()
+            .all(|backend| backend.admin != Admin::Enabled)
     );
 }
 
@@ -225,7 +242,7 @@ fn apply_makes_the_pool_what_the_file_says() {
         [
             "- service all ([2001:db8::10]:any/udp, dsr-l2)",
             "- backend web 10.0.0.12:8080",
-            "~ backend web 10.0.0.11:8080 (state: drain → enabled)",
+            "~ backend web 10.0.0.11:8080 (state: drain, 5m → enabled)",
             "+ backend web 10.0.0.13:8080 (weight 1)",
             "+ service rest ([2001:db8::10]:any/udp, dsr-l2)",
             "+ backend rest 2001:db8::11 (weight 1)",

@@ -1,15 +1,17 @@
 //! From the text's shape to the model, one key at a time.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use toml::Spanned;
 
-use super::{BackendDoc, BackendSpans, HealthDoc, ServiceDoc, ServiceSpans, Source, Spans, Value};
+use super::health::health;
+use super::{BackendDoc, BackendSpans, ServiceDoc, ServiceSpans, Source, Spans, Value};
 use super::{Diagnostic, TimeoutsDoc, tunnel};
 use crate::model::{
-    Admin, Backend, Forced, Forwarding, Health, HealthKind, MAX_TABLE_SIZE, MAX_WEIGHT,
-    NO_DEADLINE, PORT_ACCEPTED, Ping, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts,
-    VIP_ACCEPTED, Vip,
+    Admin, Backend, Forced, Forwarding, MAX_TABLE_SIZE, MAX_WEIGHT, NO_DEADLINE, OnDown,
+    PORT_ACCEPTED, Ping, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts, UnknownTcp,
+    VIP_ACCEPTED, Vip, WHOLE_SHARE,
 };
 
 /// A key and its value, if it was written.
@@ -31,7 +33,7 @@ pub(super) fn pool(
     Ok((pool, spans))
 }
 
-fn note(fields: &mut Fields, all: &[Given<'_>]) {
+pub(super) fn note(fields: &mut Fields, all: &[Given<'_>]) {
     let given = all
         .iter()
         .filter_map(|(key, value)| Some((*key, value.as_ref()?.span())));
@@ -87,6 +89,7 @@ fn service(
         service.timeouts = timeouts(source, doc.get_ref())?;
         fields.push(("timeouts", doc.span()));
     }
+    changes(source, doc, &mut service, &mut fields)?;
     if let Some(doc) = &doc.health {
         service.health = health(source, doc, &mut fields)?;
     }
@@ -127,7 +130,7 @@ fn port_match(source: &Source, value: &Value) -> Result<PortMatch, Diagnostic> {
     }
 }
 
-fn port_number(source: &Source, value: &Value) -> Result<u16, Diagnostic> {
+pub(super) fn port_number(source: &Source, value: &Value) -> Result<u16, Diagnostic> {
     let port = source.integer("port", value, 1..=65_535)?;
     Ok(u16::try_from(port).unwrap_or(u16::MAX))
 }
@@ -147,77 +150,71 @@ fn timeouts(source: &Source, doc: &TimeoutsDoc) -> Result<Timeouts, Diagnostic> 
     Ok(timeouts)
 }
 
-fn health(
+/// A time after which flows are taken away, or "never".
+fn delay(source: &Source, key: &str, value: &Value) -> Result<Duration, Diagnostic> {
+    if value.get_ref().as_str() == Some("never") {
+        return Ok(NO_DEADLINE);
+    }
+    source.duration(key, value).map_err(|mut diagnostic| {
+        diagnostic.message += ", or \"never\"";
+        diagnostic
+    })
+}
+
+/// `0.5` or `"50%"`, in thousandths.
+fn share(source: &Source, key: &str, value: &Value) -> Result<u16, Diagnostic> {
+    const ACCEPTED: &str = "a share from 0.0 to 1.0, or a percentage such as \"50%\"";
+    let (found, share) = match value.get_ref() {
+        toml::Value::Float(share) => (share.to_string(), Some(*share)),
+        toml::Value::Integer(share @ 0..=1) => (share.to_string(), Some(*share as f64)),
+        toml::Value::Integer(number) => (number.to_string(), None),
+        _ => {
+            let text = source.string(key, value, ACCEPTED)?;
+            let percent = text
+                .strip_suffix('%')
+                .and_then(|text| text.parse::<f64>().ok());
+            (format!("{text:?}"), percent.map(|percent| percent / 100.0))
+        }
+    };
+    match share.filter(|share| (0.0..=1.0).contains(share)) {
+        Some(share) => Ok((share * f64::from(WHOLE_SHARE)).round() as u16),
+        None => Err(source.refused(key, value, &found, ACCEPTED)),
+    }
+}
+
+/// How changes of health and of the pool take effect.
+fn changes(
     source: &Source,
-    spanned: &Spanned<HealthDoc>,
+    doc: &ServiceDoc,
+    service: &mut Service,
     fields: &mut Fields,
-) -> Result<Health, Diagnostic> {
-    let doc = spanned.get_ref();
-    let mut health = Health::default();
-    let kind = source.required(
-        doc.kind.as_ref(),
-        "kind",
-        spanned.span(),
-        "[service.health]",
-    )?;
-    health.kind = source.word("kind", kind, &HealthKind::accepted())?;
-    if let Some(value) = &doc.interval {
-        health.interval = source.duration("interval", value)?;
+) -> Result<(), Diagnostic> {
+    if let Some(value) = &doc.slow_start {
+        service.slow_start = source.duration("slow_start", value)?;
     }
-    if let Some(value) = &doc.timeout {
-        health.timeout = source.duration("timeout", value)?;
+    if let Some(value) = &doc.min_healthy {
+        service.min_healthy = share(source, "min_healthy", value)?;
     }
-    for (key, value, place) in [
-        ("fall", &doc.fall, &mut health.fall),
-        ("rise", &doc.rise, &mut health.rise),
-    ] {
-        if let Some(value) = value {
-            *place = u32::try_from(source.integer(key, value, 1..=1000)?).unwrap_or(u32::MAX);
-        }
+    if let Some(value) = &doc.on_down {
+        service.on_down = source.word("on_down", value, &OnDown::accepted())?;
     }
-    if let Some(value) = &doc.port {
-        health.port = Some(port_number(source, value)?);
+    if let Some(value) = &doc.unknown_tcp {
+        service.unknown_tcp = source.word("unknown_tcp", value, &UnknownTcp::accepted())?;
     }
-    for (key, value, place) in [
-        ("path", &doc.path, &mut health.path),
-        ("host", &doc.host, &mut health.host),
-    ] {
-        if let Some(value) = value {
-            *place = Some(source.string(key, value, "a string")?.to_owned());
-        }
-    }
-    if let Some(value) = &doc.status {
-        health.status = status(source, value)?;
+    if let Some(value) = &doc.deregistration_delay {
+        service.deregistration_delay = delay(source, "deregistration_delay", value)?;
     }
     note(
         fields,
         &[
-            ("health.kind", doc.kind.as_ref()),
-            ("health.interval", doc.interval.as_ref()),
-            ("health.timeout", doc.timeout.as_ref()),
-            ("health.fall", doc.fall.as_ref()),
-            ("health.rise", doc.rise.as_ref()),
-            ("health.port", doc.port.as_ref()),
-            ("health.path", doc.path.as_ref()),
-            ("health.host", doc.host.as_ref()),
-            ("health.status", doc.status.as_ref()),
+            ("slow_start", doc.slow_start.as_ref()),
+            ("min_healthy", doc.min_healthy.as_ref()),
+            ("on_down", doc.on_down.as_ref()),
+            ("unknown_tcp", doc.unknown_tcp.as_ref()),
+            ("deregistration_delay", doc.deregistration_delay.as_ref()),
         ],
     );
-    Ok(health)
-}
-
-/// `200` or `"200-399"`.
-fn status(source: &Source, value: &Value) -> Result<(u16, u16), Diagnostic> {
-    const ACCEPTED: &str = "an HTTP status such as 200, or a range such as \"200-399\"";
-    let text = match value.get_ref() {
-        toml::Value::Integer(number) => number.to_string(),
-        _ => source.string("status", value, ACCEPTED)?.to_owned(),
-    };
-    let (low, high) = text.split_once('-').unwrap_or((&text, &text));
-    match (low.parse(), high.parse()) {
-        (Ok(low), Ok(high)) => Ok((low, high)),
-        _ => Err(source.refused("status", value, &format!("{text:?}"), ACCEPTED)),
-    }
+    Ok(())
 }
 
 fn backend(
@@ -243,7 +240,7 @@ fn backend(
         let weight = source.integer("weight", value, 0..=u64::from(MAX_WEIGHT))?;
         backend.weight = u32::try_from(weight).unwrap_or(MAX_WEIGHT);
     }
-    backend.admin = admin(source, doc)?;
+    backend.admin = admin(source, doc, service)?;
     if let Some(value) = &doc.force {
         backend.forced = source.word("force", value, &Forced::accepted())?;
     }
@@ -265,7 +262,7 @@ fn backend(
     Ok((backend, BackendSpans { head, fields }))
 }
 
-fn admin(source: &Source, doc: &BackendDoc) -> Result<Admin, Diagnostic> {
+fn admin(source: &Source, doc: &BackendDoc, service: &Service) -> Result<Admin, Diagnostic> {
     const ACCEPTED: &str = "\"enabled\", \"drain\", \"disabled\"";
     let state = match &doc.state {
         Some(value) => source.string("state", value, ACCEPTED)?,
@@ -283,10 +280,10 @@ fn admin(source: &Source, doc: &BackendDoc) -> Result<Admin, Diagnostic> {
         ("drain", _) => {
             let timeout = doc.drain_timeout.as_ref();
             let timeout = timeout
-                .map(|value| source.duration("drain_timeout", value))
+                .map(|value| delay(source, "drain_timeout", value))
                 .transpose()?;
             Ok(Admin::Drain {
-                timeout: timeout.unwrap_or(NO_DEADLINE),
+                timeout: timeout.unwrap_or(service.deregistration_delay),
             })
         }
         ("disabled", _) => Ok(Admin::Disabled),

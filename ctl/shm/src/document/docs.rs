@@ -46,6 +46,16 @@ pub struct ServiceDoc {
     pub dscp: Option<Value>,
     /// The largest MSS that a SYN may announce.
     pub mss_clamp: Option<Value>,
+    /// Over how long a new or recovered backend gets its share.
+    pub slow_start: Option<Value>,
+    /// The share of weight that must be up: 0.5, or "50%".
+    pub min_healthy: Option<Value>,
+    /// What becomes of flows whose backend goes down.
+    pub on_down: Option<Value>,
+    /// What becomes of TCP in mid-stream that is not known.
+    pub unknown_tcp: Option<Value>,
+    /// How long a drain waits for flows to end.
+    pub deregistration_delay: Option<Value>,
     /// `[service.health]`.
     pub health: Option<Spanned<HealthDoc>>,
     /// `[service.quic]`.
@@ -85,12 +95,54 @@ pub struct HealthDoc {
     pub rise: Option<Value>,
     /// The port that is checked.
     pub port: Option<Value>,
+    /// The HTTP method.
+    pub method: Option<Value>,
     /// The page that is asked for.
     pub path: Option<Value>,
     /// The host name that is sent.
     pub host: Option<Value>,
-    /// The HTTP status that is healthy: 200, or "200-399".
+    /// The HTTP statuses that are healthy: 200, "200-399", or an array of such.
     pub status: Option<Value>,
+    /// What the page must hold.
+    pub body: Option<Value>,
+    /// What `udp` sends.
+    pub payload: Option<Value>,
+    /// What its answer must hold.
+    pub answer: Option<Value>,
+    /// `tls = { … }`.
+    pub tls: Option<Spanned<TlsDoc>>,
+    /// `flap = { … }`.
+    pub flap: Option<Spanned<FlapDoc>>,
+}
+
+/// `tls = { … }` of a health check.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct TlsDoc {
+    /// Whether the backend's certificate is checked.
+    pub verify: Option<Value>,
+    /// PEM file of the certificates to trust.
+    pub ca: Option<Value>,
+    /// The name in SNI.
+    pub server_name: Option<Value>,
+    /// PEM file of the certificate to show.
+    pub certificate: Option<Value>,
+    /// PEM file of its key.
+    pub key: Option<Value>,
+}
+
+/// `flap = { … }` of a health check.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct FlapDoc {
+    /// Changes that are borne.
+    pub changes: Option<Value>,
+    /// The time in which they are counted.
+    pub window: Option<Value>,
+    /// How long it is held down at first.
+    pub hold: Option<Value>,
+    /// How long at most.
+    pub max_hold: Option<Value>,
 }
 
 /// `[service.quic]`.

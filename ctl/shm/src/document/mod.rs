@@ -7,6 +7,7 @@
 
 mod convert;
 mod docs;
+mod health;
 mod quic;
 mod source;
 mod tunnel;
@@ -19,7 +20,9 @@ use toml::Spanned;
 
 use crate::model::{Pool, Problem};
 
-pub use docs::{BackendDoc, HealthDoc, QuicConfigDoc, QuicDoc, ServiceDoc, TimeoutsDoc};
+pub use docs::{
+    BackendDoc, FlapDoc, HealthDoc, QuicConfigDoc, QuicDoc, ServiceDoc, TimeoutsDoc, TlsDoc,
+};
 pub use source::{Diagnostic, Source, Value};
 
 /// A pool that was read and found valid.

@@ -1,7 +1,9 @@
 //! Every complaint of the table names its place, what was found and what is accepted.
 
 use super::*;
-use crate::model::{Admin, Forced, Forwarding, HealthKind, PortMatch, Protocol};
+use crate::model::{
+    Admin, Forced, Forwarding, HealthKind, NO_DEADLINE, OnDown, PortMatch, Protocol, UnknownTcp,
+};
 use std::time::Duration;
 
 const WEB: &str = r#"[[service]]
@@ -46,14 +48,52 @@ fn a_service_as_in_the_design_is_read() {
         (web.backends[1].admin, web.backends[1].forced),
         (drain, Forced::Down)
     );
-    assert_eq!(loaded.warnings.len(), 1);
-    assert!(
-        loaded.warnings[0]
-            .to_string()
-            .starts_with("weir.toml:10:8: "),
-        "{}",
-        loaded.warnings[0]
+    assert!(loaded.warnings.is_empty());
+}
+
+#[test]
+fn health_and_gentle_changes_are_read() {
+    let text = format!(
+        "{WEB}slow_start = \"30s\"\nmin_healthy = 0.5\non_down = \"reset\"\nunknown_tcp = \"reset\"\n\
+         deregistration_delay = \"never\"\n[service.health]\nkind = \"https\"\nmethod = \"HEAD\"\n\
+         host = \"example.net\"\nstatus = [200, \"301-302\"]\nport = 8443\n\
+         tls = {{ verify = true, ca = \"/etc/ca.pem\", server_name = \"a.example\" }}\n\
+         flap = {{ changes = 3, window = \"1m\", hold = \"20m\" }}\n\
+         [[service.backend]]\naddress = \"10.0.0.11\"\nstate = \"drain\"\n"
     );
+    let loaded = parse_services("weir.toml", &text).unwrap();
+    let web = &loaded.pool.services[0];
+    assert_eq!(
+        (web.slow_start, web.min_healthy, web.deregistration_delay),
+        (Duration::from_secs(30), 500, NO_DEADLINE)
+    );
+    assert_eq!(
+        (web.on_down, web.unknown_tcp),
+        (OnDown::Reset, UnknownTcp::Reset)
+    );
+    let health = &web.health;
+    assert_eq!(health.status, [(200, 200), (301, 302)]);
+    assert!(health.tls.verify && health.tls.server_name.as_deref() == Some("a.example"));
+    assert_eq!(
+        (health.flap.changes, health.flap.max_hold),
+        (3, Duration::from_secs(1200)),
+        "never below the first hold"
+    );
+    assert_eq!(
+        web.backends[0].admin,
+        Admin::Drain {
+            timeout: NO_DEADLINE
+        },
+        "the service's delay"
+    );
+    let udp = WEB.replace("\"tcp\"", "\"udp\"");
+    let text = format!(
+        "{udp}[service.health]\nkind = \"udp\"\npayload = \"hex:00ff\"\nanswer = \"pong\"\n"
+    );
+    let loaded = parse_services("weir.toml", &text).unwrap();
+    let health = &loaded.pool.services[0].health;
+    assert_eq!(health.payload.as_deref(), Some(&[0, 255][..]));
+    assert_eq!(health.answer.as_deref(), Some(&b"pong"[..]));
 }
 
 #[test]
@@ -223,6 +263,52 @@ fn complaints_name_place_found_and_accepted() {
             format!("[[servic]]\n{WEB}"),
             "1:3",
             &["`servic`", "`service`"],
+        ),
+        (
+            format!("{WEB}min_healthy = 2\n"),
+            "7:15",
+            &["found 2", "0.0 to 1.0", "50%"],
+        ),
+        (
+            format!("{WEB}on_down = \"drop\"\n"),
+            "7:11",
+            &["\"drop\"", "\"re-steer\", \"keep\", \"reset\""],
+        ),
+        (
+            format!("{WEB}on_down = \"reset\"\n").replace("\"nat\"", "\"dsr-l2\""),
+            "7:11",
+            &["\"dsr-l2\"", "\"nat\""],
+        ),
+        (
+            format!("{WEB}unknown_tcp = \"reset\"\n").replace("\"tcp\"\n", "\"udp\"\n"),
+            "7:15",
+            &["\"udp\"", "\"tcp\" only"],
+        ),
+        (
+            format!("{WEB}deregistration_delay = 5\n"),
+            "7:24",
+            &["found 5", "\"never\""],
+        ),
+        (
+            format!("{WEB}[service.health]\nkind = \"tcp\"\npayload = \"x\"\n"),
+            "9:11",
+            &["kind = \"tcp\"", "\"udp\" only"],
+        ),
+        (
+            format!("{WEB}[service.health]\nkind = \"udp\"\npayload = \"hex:0\"\n"),
+            "9:11",
+            &["hex:0", "two hexadecimal digits"],
+        ),
+        (
+            format!("{WEB}[service.health]\nkind = \"https\"\ntls = {{ verify = true }}\n"),
+            "9:7",
+            &["without a `ca`"],
+        ),
+        (
+            format!("{WEB}[service.health]\nkind = \"tcp\"\n")
+                .replace("port = 80", "port = \"any\""),
+            "8:8",
+            &["for port any", "`port`"],
         ),
         (
             format!("{WEB}[service.health]\nkind = \"ping\"\n"),

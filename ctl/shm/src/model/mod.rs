@@ -4,7 +4,7 @@
 //! commands of `weirctl`, so a feature is added to the model once. What makes a pool valid is in
 //! [`Pool::validate`].
 
-mod health;
+pub mod health;
 mod overlap;
 mod quic;
 mod tunnel;
@@ -16,7 +16,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-pub use health::{Health, HealthKind};
+pub use health::{Flap, Health, HealthKind, Tls};
 pub(crate) use quic::parse_rotation;
 pub use quic::{
     MAX_PLAINTEXT, MAX_SERVER_ID, MIN_NONCE, QuicConfig, QuicKey, ROTATIONS, SERVER_ID_ACCEPTED,
@@ -28,7 +28,7 @@ pub use tunnel::{
 };
 pub use validate::{Problem, Warning, is_prime};
 pub use vip::{Listening, PORT_ACCEPTED, PortMatch, VIP_ACCEPTED, Vip};
-pub use vocabulary::{Forced, Forwarding, Ping, Protocol, Scheduler, Unknown};
+pub use vocabulary::{Forced, Forwarding, OnDown, Ping, Protocol, Scheduler, Unknown, UnknownTcp};
 
 /// Services that a pool can hold.
 pub const MAX_SERVICES: usize = 4096;
@@ -46,6 +46,10 @@ pub const MAX_TABLE_SIZE: u32 = 5_000_000;
 pub const MAX_NAME: usize = 63;
 /// The drain time-out that stands for "as long as it takes".
 pub const NO_DEADLINE: Duration = Duration::MAX;
+/// How long a drain waits for flows to end unless its service or the operator says otherwise.
+pub const DEFAULT_DEREGISTRATION_DELAY: Duration = Duration::from_secs(300);
+/// All of a pool's weight, as `min_healthy` counts it.
+pub const WHOLE_SHARE: u16 = 1000;
 /// The longest time-out of any kind.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -83,6 +87,17 @@ pub struct Service {
     pub health: Health,
     /// How connection IDs name a backend; without any, QUIC is steered as UDP.
     pub quic: Vec<QuicConfig>,
+    /// Over how long a new or recovered backend's weight grows to its own; zero for at once.
+    pub slow_start: Duration,
+    /// The share of weight, in thousandths ([`WHOLE_SHARE`]), that must be up; with less the pool
+    /// fails open. Zero: only when nothing is up.
+    pub min_healthy: u16,
+    /// What becomes of a backend's flows when it goes down.
+    pub on_down: OnDown,
+    /// What becomes of a TCP packet in mid-stream whose flow is not known.
+    pub unknown_tcp: UnknownTcp,
+    /// How long a drain waits for flows to end; [`NO_DEADLINE`] for as long as it takes.
+    pub deregistration_delay: Duration,
     /// In the order of the file, which decides nothing.
     pub backends: Vec<Backend>,
 }
@@ -160,6 +175,15 @@ impl Admin {
     }
 }
 
+/// A share in thousandths as it is written: `50%`, `12.5%`.
+#[must_use]
+pub fn percent(share: u16) -> String {
+    match share % 10 {
+        0 => format!("{}%", share / 10),
+        tenth => format!("{}.{tenth}%", share / 10),
+    }
+}
+
 impl Pool {
     /// The service of this name.
     #[must_use]
@@ -207,6 +231,11 @@ impl Service {
             tunnel: Tunnel::default(),
             health: Health::default(),
             quic: Vec::new(),
+            slow_start: Duration::ZERO,
+            min_healthy: 0,
+            on_down: OnDown::default(),
+            unknown_tcp: UnknownTcp::default(),
+            deregistration_delay: DEFAULT_DEREGISTRATION_DELAY,
             backends: Vec::new(),
         }
     }

@@ -5,11 +5,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::health::MAX_TEXT;
 use super::{
     Admin, Backend, HealthKind, MAX_BACKENDS, MAX_BACKENDS_PER_SERVICE, MAX_NAME, MAX_SERVICES,
-    MAX_TABLE_SIZE, MAX_TIMEOUT, MAX_WEIGHT, NO_DEADLINE, Ping, Pool, PortMatch, Protocol, Service,
-    Vip, quic,
+    MAX_TABLE_SIZE, MAX_TIMEOUT, MAX_WEIGHT, NO_DEADLINE, OnDown, Ping, Pool, PortMatch, Protocol,
+    Service, UnknownTcp, Vip, WHOLE_SHARE, quic,
 };
 use crate::duration;
 
@@ -245,54 +244,81 @@ impl Service {
         self.check_health()
     }
 
+    /// Health, and how changes of it and of the pool take effect.
     fn check_health(&self) -> Result<(), Wrong> {
-        let health = &self.health;
-        check_duration("health.interval", health.interval)?;
-        check_duration("health.timeout", health.timeout)?;
-        for (field, count) in [("health.fall", health.fall), ("health.rise", health.rise)] {
-            if count == 0 || count > 1000 {
-                return Err((field, format!("found {count}; accepted: 1 to 1000")));
-            }
+        self.health.check(self)?;
+        if self.slow_start > MAX_TIMEOUT {
+            return Err(("slow_start", too_long(self.slow_start)));
         }
-        if health.port == Some(0) {
-            return Err(("health.port", "found 0; accepted: 1 to 65535".to_owned()));
-        }
-        let path_starts = health
-            .path
-            .as_ref()
-            .is_none_or(|path| path.starts_with('/'));
-        for (field, text) in [("health.path", &health.path), ("health.host", &health.host)] {
-            let Some(text) = text else { continue };
-            let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
-            if text.is_empty() || text.len() > MAX_TEXT || !printable || !path_starts {
-                return Err((
-                    field,
-                    format!(
-                        "found {text:?}; accepted: up to {MAX_TEXT} printable characters without \
-                         spaces{}",
-                        if field == "health.path" {
-                            ", the first a \"/\""
-                        } else {
-                            ""
-                        }
-                    ),
-                ));
-            }
-            if !health.kind.asks_for_a_page() {
-                return Err((
-                    field,
-                    format!(
-                        "found it with kind = \"{}\"; accepted: with \"http\" and \"https\" only",
-                        health.kind
-                    ),
-                ));
-            }
-        }
-        let (low, high) = health.status;
-        if low > high || low < 100 || high > 599 {
+        if self.min_healthy > WHOLE_SHARE {
             return Err((
-                "health.status",
-                format!("found {low}-{high}; accepted: statuses from 100 to 599, the lower first"),
+                "min_healthy",
+                format!(
+                    "found {} thousandths; accepted: a share from 0.0 to 1.0",
+                    self.min_healthy
+                ),
+            ));
+        }
+        if self.deregistration_delay != NO_DEADLINE && self.deregistration_delay > MAX_TIMEOUT {
+            return Err(("deregistration_delay", too_long(self.deregistration_delay)));
+        }
+        if self.on_down == OnDown::Reset {
+            self.resets("on_down")?;
+        }
+        if self.unknown_tcp == UnknownTcp::Reset {
+            self.resets("unknown_tcp")?;
+        }
+        Ok(())
+    }
+
+    /// What to know of a service that is valid.
+    fn warnings(&self) -> Vec<Wrong> {
+        let mut warnings = Vec::new();
+        let health = &self.health;
+        if health.kind != HealthKind::None && health.timeout > health.interval {
+            warnings.push((
+                "health.timeout",
+                format!(
+                    "a check of \"{}\" that is not answered takes {}, longer than the interval of \
+                     {}, and the next one waits for it",
+                    self.name,
+                    duration::text(health.timeout),
+                    duration::text(health.interval)
+                ),
+            ));
+        }
+        if self.protocol == Protocol::Quic && self.quic.is_empty() {
+            warnings.push((
+                "protocol",
+                format!(
+                    "\"{}\" has no [service.quic] configs: connection IDs name no backend, and a \
+                     client that moves may get another",
+                    self.name
+                ),
+            ));
+        }
+        warnings
+    }
+
+    /// Whether weir can reset this service's connections: it must see both of their sides.
+    fn resets(&self, field: &'static str) -> Result<(), Wrong> {
+        if self.protocol != Protocol::Tcp {
+            return Err((
+                field,
+                format!(
+                    "found \"reset\" with protocol \"{}\"; accepted: with \"tcp\" only",
+                    self.protocol
+                ),
+            ));
+        }
+        if !self.forwarding.sees_answers() {
+            return Err((
+                field,
+                format!(
+                    "found \"reset\" with forwarding \"{}\"; accepted: with modes whose answers \
+                     come back through weir, such as \"nat\"",
+                    self.forwarding
+                ),
             ));
         }
         Ok(())
@@ -372,31 +398,6 @@ impl Service {
         }
         Ok(())
     }
-
-    fn warnings(&self) -> Vec<Wrong> {
-        let mut warnings = Vec::new();
-        if self.health.kind != HealthKind::None {
-            warnings.push((
-                "health.kind",
-                format!(
-                    "health checks of kind \"{}\" are not carried out by this release: the backends \
-                     of \"{}\" count as up unless forced down",
-                    self.health.kind, self.name
-                ),
-            ));
-        }
-        if self.protocol == Protocol::Quic && self.quic.is_empty() {
-            warnings.push((
-                "protocol",
-                format!(
-                    "\"{}\" has no [service.quic] configs: connection IDs name no backend, and a \
-                     client that moves may get another",
-                    self.name
-                ),
-            ));
-        }
-        warnings
-    }
 }
 
 fn check_name(name: &str) -> Result<(), Wrong> {
@@ -412,7 +413,7 @@ fn check_name(name: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn check_duration(field: &'static str, timeout: Duration) -> Result<(), Wrong> {
+pub(super) fn check_duration(field: &'static str, timeout: Duration) -> Result<(), Wrong> {
     if timeout < Duration::from_millis(1) {
         return Err((field, "found 0s; accepted: 1ms to 30d".to_owned()));
     }

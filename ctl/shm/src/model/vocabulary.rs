@@ -170,6 +170,32 @@ vocabulary! {
     }
 }
 
+vocabulary! {
+    /// What becomes of a backend's flows when it goes down.
+    #[derive(Default)]
+    OnDown {
+        /// They are steered anew at once.
+        #[default]
+        ReSteer = 0, "re-steer";
+        /// They stay with it.
+        Keep = 1, "keep";
+        /// Their clients get a TCP reset.
+        Reset = 2, "reset";
+    }
+}
+
+vocabulary! {
+    /// What becomes of a TCP packet in mid-stream whose flow is not known.
+    #[derive(Default)]
+    UnknownTcp {
+        /// The table chooses a backend, as for a new flow.
+        #[default]
+        Steer = 0, "steer";
+        /// Its client gets a TCP reset.
+        Reset = 1, "reset";
+    }
+}
+
 impl Protocol {
     /// What is on the wire: services that differ in more than this cannot share a VIP and port.
     #[must_use]
@@ -191,6 +217,12 @@ impl Protocol {
 }
 
 impl Forwarding {
+    /// Whether answers come back through weir, so that it sees both sides of a connection.
+    #[must_use]
+    pub const fn sees_answers(self) -> bool {
+        matches!(self, Self::Nat)
+    }
+
     /// Whether a backend's port may differ from the service's.
     #[must_use]
     pub const fn rewrites_port(self) -> bool {

@@ -57,6 +57,15 @@ impl Writer {
         self.pad_to(start + usize::from(room));
     }
 
+    /// Bytes in `room` bytes behind their length; what does not fit is cut off.
+    pub(crate) fn bytes(&mut self, bytes: &[u8], room: u16) {
+        let kept = bytes.get(..usize::from(room)).unwrap_or(bytes);
+        self.u16(kept.len() as u16);
+        let start = self.bytes.len();
+        self.raw(kept);
+        self.pad_to(start + usize::from(room));
+    }
+
     pub(crate) fn address(&mut self, address: IpAddr) {
         let mut bytes = [0; 16];
         match address {
@@ -144,17 +153,21 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn text(&mut self, room: u16, what: &str) -> Result<String, Malformed> {
+        let text = std::str::from_utf8(self.bytes(room, what)?)
+            .map_err(|_| Malformed::new(format!("{what} is not UTF-8")))?;
+        Ok(text.to_owned())
+    }
+
+    pub(crate) fn bytes(&mut self, room: u16, what: &str) -> Result<&'a [u8], Malformed> {
         let len = self.u16()?;
         if len > room {
             return Err(Malformed::new(format!(
                 "{what} claims {len} bytes of {room}"
             )));
         }
-        let (text, rest) = self.raw(usize::from(room))?.split_at(usize::from(len));
+        let (bytes, rest) = self.raw(usize::from(room))?.split_at(usize::from(len));
         zero(rest, what)?;
-        let text = std::str::from_utf8(text)
-            .map_err(|_| Malformed::new(format!("{what} is not UTF-8")))?;
-        Ok(text.to_owned())
+        Ok(bytes)
     }
 
     pub(crate) fn address(&mut self, what: &str) -> Result<IpAddr, Malformed> {

@@ -23,7 +23,7 @@ use crate::model::{MAX_BACKENDS, MAX_SERVICES};
 /// The first bytes of every segment.
 pub const MAGIC: [u8; 8] = *b"WEIRSHM\n";
 /// The version of this layout.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// Regions begin at multiples of this.
 pub const PAGE: u64 = 4096;
@@ -64,7 +64,7 @@ pub const MAX_PORTS: usize = 64;
 pub const PORT_LEN: u64 = 256;
 
 /// Bytes of a service's record.
-pub const SERVICE_RECORD: usize = 1024;
+pub const SERVICE_RECORD: usize = 3072;
 /// Bytes of a backend's record.
 pub const BACKEND_RECORD: usize = 192;
 /// Bytes of a directory's entry for a service or backend.
@@ -145,6 +145,7 @@ mod tests {
         (3, 4_205_292_862),
         (4, 2_487_981_414),
         (5, 424_476_976),
+        (6, 3_595_967_752),
     ];
 
     /// Of everything that both sides must agree on, the form of the records included.

@@ -8,6 +8,7 @@ pub mod commit;
 pub mod directory;
 pub mod event;
 pub(crate) mod header;
+mod health_record;
 pub mod layout;
 pub mod lock;
 pub mod mailbox;

@@ -4,16 +4,15 @@
 //! out is validated as a pool from any other source.
 
 use super::bytes::{Malformed, Reader, Writer};
+use super::health_record;
 use super::layout::{BACKEND_RECORD, SERVICE_RECORD};
 use super::quic;
 use super::tunnel::{put_tunnel, take_tunnel};
 use crate::model::{
-    Admin, Backend, Forced, Forwarding, Health, HealthKind, MAX_BACKENDS, MAX_NAME, MAX_SERVICES,
-    Ping, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts, Vip,
+    Admin, Backend, Forced, Forwarding, MAX_BACKENDS, MAX_NAME, MAX_SERVICES, OnDown, Ping, Pool,
+    PortMatch, Protocol, Scheduler, Service, Timeouts, UnknownTcp, Vip,
 };
 
-/// Room for a path or host name.
-const TEXT: u16 = 255;
 /// Room for a service's name.
 const NAME: u16 = MAX_NAME as u16 + 1;
 
@@ -117,26 +116,16 @@ fn put_service(writer: &mut Writer, service: &Service) {
         writer.duration(timeout);
     }
     put_tunnel(writer, &service.tunnel);
-    put_health(writer, &service.health);
+    health_record::put(writer, &service.health);
     quic::put_configs(writer, &service.quic);
+    for timeout in [service.slow_start, service.deregistration_delay] {
+        writer.duration(timeout);
+    }
+    writer.u16(service.min_healthy);
+    writer.u8(service.on_down.code());
+    writer.u8(service.unknown_tcp.code());
     writer.u32(u32::try_from(service.backends.len()).unwrap_or(u32::MAX));
     writer.pad_to(end);
-}
-
-fn put_health(writer: &mut Writer, health: &Health) {
-    writer.u8(health.kind.code());
-    writer.duration(health.interval);
-    writer.duration(health.timeout);
-    writer.u32(health.fall);
-    writer.u32(health.rise);
-    writer.u8(u8::from(health.port.is_some()));
-    writer.u16(health.port.unwrap_or(0));
-    for text in [&health.path, &health.host] {
-        writer.u8(u8::from(text.is_some()));
-        writer.text(text.as_deref().unwrap_or_default(), TEXT);
-    }
-    writer.u16(health.status.0);
-    writer.u16(health.status.1);
 }
 
 fn put_backend(writer: &mut Writer, backend: &Backend) {
@@ -187,8 +176,12 @@ fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
         udp: reader.duration()?,
     };
     let tunnel = take_tunnel(&mut reader)?;
-    let health = take_health(&mut reader)?;
+    let health = health_record::take(&mut reader)?;
     let quic = quic::take_configs(&mut reader)?;
+    let (slow_start, deregistration_delay) = (reader.duration()?, reader.duration()?);
+    let min_healthy = reader.u16()?;
+    let on_down = known(OnDown::from_code(reader.u8()?), "what to do with flows")?;
+    let unknown_tcp = known(UnknownTcp::from_code(reader.u8()?), "the answer to TCP")?;
     let backends = reader.u32()?;
     reader.padding("it")?;
     let mut service = Service::new(&name, vip, port, protocol, forwarding);
@@ -199,40 +192,12 @@ fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
     service.tunnel = tunnel;
     service.health = health;
     service.quic = quic;
+    service.slow_start = slow_start;
+    service.deregistration_delay = deregistration_delay;
+    service.min_healthy = min_healthy;
+    service.on_down = on_down;
+    service.unknown_tcp = unknown_tcp;
     Ok((service, backends))
-}
-
-fn take_health(reader: &mut Reader<'_>) -> Result<Health, Malformed> {
-    let kind = known(HealthKind::from_code(reader.u8()?), "the health check")?;
-    let (interval, timeout) = (reader.duration()?, reader.duration()?);
-    let (fall, rise) = (reader.u32()?, reader.u32()?);
-    let port = match (reader.flag("\"checked port\"")?, reader.u16()?) {
-        (true, port) => Some(port),
-        (false, 0) => None,
-        (false, _) => {
-            return Err(Malformed::new(
-                "a checked port that is not set has a number",
-            ));
-        }
-    };
-    let mut text = |what: &str| match (reader.flag(what)?, reader.text(TEXT, what)?) {
-        (true, text) => Ok(Some(text)),
-        (false, text) if text.is_empty() => Ok(None),
-        (false, _) => Err(Malformed::new(format!("{what} that is not set has a text"))),
-    };
-    let (path, host) = (text("a path")?, text("a host name")?);
-    let status = (reader.u16()?, reader.u16()?);
-    Ok(Health {
-        kind,
-        interval,
-        timeout,
-        fall,
-        rise,
-        port,
-        path,
-        host,
-        status,
-    })
 }
 
 fn take_backend(mut reader: Reader<'_>) -> Result<Backend, Malformed> {

@@ -1,7 +1,10 @@
 //! Records lead back to their pool, and nothing else leads to a pool that is not valid.
 
 use super::*;
-use crate::model::{NO_DEADLINE, OuterChecksum, QuicConfig, QuicKey, ServerId, ServerIds, Tunnel};
+use crate::model::{
+    Health, HealthKind, NO_DEADLINE, OuterChecksum, QuicConfig, QuicKey, ServerId, ServerIds,
+    Tunnel,
+};
 use proptest::prelude::*;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -21,8 +24,14 @@ pub(crate) fn sample() -> Pool {
         path: Some("/healthz".to_owned()),
         host: Some("example.net".to_owned()),
         port: Some(8081),
+        method: Some("GET".to_owned()),
+        status: vec![(200, 204), (301, 301)],
+        body: Some("fine".to_owned()),
         ..Health::default()
     };
+    web.slow_start = Duration::from_secs(30);
+    web.min_healthy = 500;
+    web.on_down = OnDown::Keep;
     web.backends = vec![
         Backend {
             weight: 3,
@@ -67,6 +76,14 @@ pub(crate) fn sample() -> Pool {
     );
     all.table_size = 251;
     all.ping = Ping::Forward;
+    all.health = Health {
+        kind: HealthKind::Udp,
+        port: Some(53),
+        payload: Some(vec![0, 1, 2]),
+        answer: Some(Vec::new()),
+        ..Health::default()
+    };
+    all.deregistration_delay = NO_DEADLINE;
     all.timeouts.udp = Duration::from_millis(1500);
     all.backends = vec![Backend {
         admin: Admin::Drain {
@@ -180,6 +197,9 @@ pub(crate) fn pools() -> impl Strategy<Value = Pool> {
             if let Some(path) = path {
                 service.health.kind = HealthKind::Https;
                 service.health.path = Some(path);
+                service.health.tls.verify = true;
+                service.health.tls.ca = Some("/etc/ssl/ca.pem".to_owned());
+                service.health.port = Some(443);
             }
             for (place, (weight, admin, timeout, forced)) in backends.into_iter().enumerate() {
                 let mut backend = Backend::new(ip(2, place), if nat { 8080 } else { 0 });
