@@ -296,11 +296,14 @@ impl Pool {
     }
 }
 
+/// Whether a mode takes a key.
+type TakesKey = fn(Forwarding) -> bool;
+
 impl Service {
     /// Whether the settings fit each other and the mode.
     pub(super) fn check_tunnel(&self) -> Result<(), Wrong> {
         let tunnel = &self.tunnel;
-        let keys: [(&str, bool, fn(Forwarding) -> bool); 7] = [
+        let keys: [(&str, bool, TakesKey); 7] = [
             (
                 "tunnel_source",
                 tunnel.sources.iter().next().is_some(),
