@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod endpoints;
 pub mod flow;
 pub mod forward;
+pub mod fragment;
 pub mod fragments;
 pub mod icmp;
 pub mod icmp_quote;

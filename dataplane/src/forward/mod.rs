@@ -3,8 +3,15 @@
 //! A mode changes the packet from its IP header on; [`link`] then addresses the frame to the next
 //! hop. A mode that does not touch the IP packet has nothing to do here: `dsr-l2` *is* [`link`].
 
+pub mod dscp;
+pub mod geneve;
+pub mod gre;
+pub mod gue;
+pub mod ipip;
 pub mod link;
+pub mod mss;
 pub mod nat;
+pub mod tunnel;
 
 use weir_shm::counters::DropReason;
 
