@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use weir_engine::wire::ethernet::MacAddr;
+use weir_engine::wire::ethernet::{self, MacAddr};
 
 use crate::address::{Addr, Version};
 use crate::endpoints::{Endpoint, Endpoints};
@@ -97,17 +97,89 @@ pub enum NextHop {
     NoRoute,
 }
 
+/// A hop with all that an ordinary frame needs to leave toward it, made beforehand.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(32))]
+pub struct Exit {
+    /// Destination and source MAC as they lie in the frame.
+    pub addresses: [u8; 12],
+    /// The port's number.
+    pub port: u16,
+    /// The largest IP packet that an untagged frame may carry there; zero where frames to this hop
+    /// need more thought (it is not resolved, or its port tags), so that none is small enough.
+    pub mtu: u16,
+}
+
 /// Ports, routes and neighbours of one moment.
 #[derive(Debug, Clone)]
 pub struct Adjacency {
     /// Ports by number.
     pub ports: Vec<Egress>,
     hops: Vec<Hop>,
+    exits: Vec<Exit>,
     neighbours: Vec<Neighbour>,
     /// Hops by address and port, for clients on connected networks.
     by_address: Endpoints,
     /// Longest prefix first.
-    routes: Vec<Route>,
+    routes4: Vec<Masked>,
+    routes6: Vec<Masked>,
+}
+
+/// A route as the packet path compares it: in the frame's byte order.
+#[derive(Debug, Clone, Copy)]
+struct Masked {
+    network: Addr,
+    mask: Addr,
+    port: u16,
+    /// The gateway's hop; `None` on a connected network.
+    gateway: Option<u32>,
+}
+
+impl Masked {
+    fn new4(route: &Route) -> Option<Self> {
+        let IpAddr::V4(network) = route.network else {
+            return None;
+        };
+        let mask = u32::MAX
+            .checked_shl(32 - u32::from(route.prefix.min(32)))
+            .unwrap_or(0);
+        let network = (network.to_bits() & mask).to_be_bytes();
+        let (network, mask) = (Addr::from_v4(network), Addr::from_v4(mask.to_be_bytes()));
+        Some(Self::new(route, network, mask))
+    }
+
+    fn new6(route: &Route) -> Option<Self> {
+        let IpAddr::V6(network) = route.network else {
+            return None;
+        };
+        let mask = u128::MAX
+            .checked_shl(128 - u32::from(route.prefix.min(128)))
+            .unwrap_or(0);
+        let network = (network.to_bits() & mask).to_be_bytes();
+        let (network, mask) = (Addr::from_v6(network), Addr::from_v6(mask.to_be_bytes()));
+        Some(Self::new(route, network, mask))
+    }
+
+    fn new(route: &Route, network: Addr, mask: Addr) -> Self {
+        Self {
+            network,
+            mask,
+            port: route.port,
+            gateway: route.gateway.map(|(_, hop)| hop),
+        }
+    }
+}
+
+/// What an ordinary frame needs to leave toward a hop.
+fn exit(hop: &Hop, ports: &[Egress]) -> Exit {
+    match (hop.mac, ports.get(usize::from(hop.port))) {
+        (Some(mac), Some(egress)) if egress.vlan.is_none() => Exit {
+            addresses: ethernet::addresses(mac, egress.mac),
+            port: hop.port,
+            mtu: egress.mtu,
+        },
+        _ => Exit::default(),
+    }
 }
 
 impl Adjacency {
@@ -123,19 +195,30 @@ impl Adjacency {
             .zip(hops)
             .map(|(number, (neighbour, _))| (key(neighbour), number))
             .collect();
+        let hops_by_number: Vec<Hop> = hops
+            .iter()
+            .map(|(neighbour, mac)| Hop {
+                port: neighbour.port,
+                mac: *mac,
+            })
+            .collect();
+        let exits = hops_by_number.iter().map(|hop| exit(hop, &ports)).collect();
         Self {
             ports,
-            hops: hops
-                .iter()
-                .map(|(neighbour, mac)| Hop {
-                    port: neighbour.port,
-                    mac: *mac,
-                })
-                .collect(),
+            hops: hops_by_number,
+            exits,
             neighbours: hops.iter().map(|(neighbour, _)| *neighbour).collect(),
             by_address: Endpoints::new(&pairs),
-            routes,
+            routes4: routes.iter().filter_map(Masked::new4).collect(),
+            routes6: routes.iter().filter_map(Masked::new6).collect(),
         }
+    }
+
+    /// Hot: what an ordinary frame to the hop with this number needs.
+    #[inline(always)]
+    #[must_use]
+    pub fn exit(&self, number: u32) -> Option<&Exit> {
+        self.exits.get(number as usize)
     }
 
     /// Hot: the hop with this number.
@@ -163,25 +246,45 @@ impl Adjacency {
             .map_or(NextHop::NoRoute, NextHop::Unresolved)
     }
 
-    /// Hot: the next hop to any address. Looks at each route once, longest prefix first.
+    /// Hot: the number of the hop to any address, if it has one yet. Looks at each route of the
+    /// family once, longest prefix first.
     #[inline]
     #[must_use]
+    pub fn hop_toward(&self, version: Version, address: Addr) -> Option<u32> {
+        let route = self.route(version, address)?;
+        route.gateway.or_else(|| {
+            self.by_address
+                .get(Endpoint::new(version, address, route.port, 0))
+        })
+    }
+
+    /// The next hop to any address.
+    #[must_use]
     pub fn toward(&self, version: Version, address: Addr) -> NextHop {
-        let ip = address.to_ip(version);
-        let Some(route) = self.routes.iter().find(|route| route.covers(&ip)) else {
-            return NextHop::NoRoute;
-        };
-        if let Some((_, hop)) = route.gateway {
-            return self.hop(hop);
-        }
-        let endpoint = Endpoint::new(version, address, route.port, 0);
-        match self.by_address.get(endpoint) {
-            Some(hop) => self.hop(hop),
-            None => NextHop::Unresolved(Neighbour {
+        match (
+            self.hop_toward(version, address),
+            self.route(version, address),
+        ) {
+            (Some(hop), _) => self.hop(hop),
+            (None, None) => NextHop::NoRoute,
+            (None, Some(route)) => NextHop::Unresolved(Neighbour {
                 port: route.port,
-                address: ip,
+                address: address.to_ip(version),
             }),
         }
+    }
+
+    #[inline]
+    fn route(&self, version: Version, address: Addr) -> Option<&Masked> {
+        let routes = match version {
+            Version::V4 => &self.routes4,
+            Version::V6 => &self.routes6,
+        };
+        let Addr([low, high]) = address;
+        routes.iter().find(|route| {
+            let Masked { network, mask, .. } = route;
+            (low & mask.0[0]) ^ network.0[0] | (high & mask.0[1]) ^ network.0[1] == 0
+        })
     }
 
     /// Hot: the port with this number.

@@ -20,7 +20,8 @@ use std::str::FromStr;
 
 use siphasher::sip::SipHasher24;
 
-use crate::address::Addr;
+use crate::address::{Addr, Version};
+use crate::parse::Packet;
 
 /// The hash of one flow; see the module's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -88,6 +89,23 @@ impl FlowHasher {
             hasher.finish()
         });
         Self { words }
+    }
+
+    /// Hot: hashes a packet's flow.
+    #[inline(always)]
+    #[must_use]
+    pub fn packet(&self, packet: &Packet) -> FlowHash {
+        let Packet {
+            source,
+            destination,
+            ports,
+            protocol,
+            ..
+        } = *packet;
+        match packet.version {
+            Version::V4 => self.ipv4(source, destination, ports, protocol),
+            Version::V6 => self.ipv6(source, destination, ports, protocol),
+        }
     }
 
     /// Hot: hashes an IPv4 flow. `ports` are the frame's four bytes, source first, little-endian;

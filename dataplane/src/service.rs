@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use weir_engine::memory::prefetch_read;
+use weir_engine::wire::checksum::Folded;
 use weir_engine::wire::protocol;
 
 use crate::address::{Addr, Version};
@@ -27,19 +29,65 @@ pub enum Takes {
     All,
 }
 
-/// A backend under its number. A number without a backend takes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// A backend under its number, in one cache line: all that the packet path needs to know of it. A
+/// number without a backend takes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(align(64))]
 pub struct Backend {
     /// Its address, of the VIP's family.
     pub address: Addr,
-    /// Its port as it lies in the frame; zero keeps the packet's.
-    pub port: [u8; 2],
-    /// Which flows it takes.
-    pub takes: Takes,
+    /// The place of its service; flows of another service are not its own.
+    pub service: u32,
     /// Its next hop, an index into the adjacency's hops.
     pub hop: u32,
     /// Its first counter.
     pub counters: u32,
+    /// What the change of address and port adds to checksums.
+    pub change: Change,
+    /// Its port as it lies in the frame; zero keeps the packet's.
+    pub port: [u8; 2],
+    /// Its service's mode.
+    pub mode: Mode,
+    /// Its service's time-out profile.
+    pub profile: u8,
+    /// Which flows it takes.
+    pub takes: Takes,
+}
+
+const _: () = assert!(size_of::<Backend>() == 64);
+
+/// The place of no service.
+pub const NO_SERVICE: u32 = u32::MAX;
+
+impl Default for Backend {
+    fn default() -> Self {
+        Self {
+            address: Addr::default(),
+            service: NO_SERVICE,
+            hop: 0,
+            counters: 0,
+            change: Change::default(),
+            port: [0; 2],
+            mode: Mode::default(),
+            profile: 0,
+            takes: Takes::Nothing,
+        }
+    }
+}
+
+/// What putting a backend's address and port in place of the VIP's adds to checksums: the same for
+/// every packet, so it is summed up once (RFC 1624, equation 3). Putting the VIP back is the
+/// complement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Change {
+    /// Of the addresses alone, with one off the TTL: for the IPv4 header.
+    pub network: Folded,
+    /// Of addresses and ports: for TCP and UDP.
+    pub transport: Folded,
+    /// As `network`, of the way back.
+    pub network_back: Folded,
+    /// As `transport`, of the way back.
+    pub transport_back: Folded,
 }
 
 /// One service.
@@ -62,6 +110,15 @@ pub struct Service {
 }
 
 impl Service {
+    /// Hot: asks for the table's entry of a flow.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: FlowHash) {
+        let entry = scale((hash.bucket >> 32) as u32, self.table.len() as u32);
+        if let Some(entry) = self.table.get(entry as usize) {
+            prefetch_read(entry);
+        }
+    }
+
     /// Hot: the number of the backend that the table gives a flow.
     #[inline]
     #[must_use]
@@ -77,7 +134,7 @@ impl Service {
 pub enum Owner {
     /// From a client to the VIP of the service with this number.
     Forward(u32),
-    /// From a backend of the `nat` service with this number to a client.
+    /// From the `nat` backend with this number to a client.
     Return(u32),
     /// To an address that is ours, but to no service.
     NoService,
@@ -98,7 +155,7 @@ pub struct Services {
     pub profiles: Profiles,
     /// VIPs with port and protocol, to services.
     pub vips: Endpoints,
-    /// Backends of `nat` services with port and protocol, to services.
+    /// Backends of `nat` services with port and protocol, to backends' numbers.
     pub returns: Endpoints,
     /// VIPs and the ports' own addresses, alone.
     pub local: Endpoints,
@@ -108,7 +165,7 @@ pub struct Services {
 
 impl Services {
     /// Hot: whose packet it is. Exact ports win over `port = "any"`; VIPs win over answers.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn owner(&self, packet: &Packet) -> Owner {
         let Packet {
@@ -118,9 +175,18 @@ impl Services {
         if let Some(service) = self.lookup(&self.vips, to, packet.destination_port()) {
             return Owner::Forward(service);
         }
+        self.owner_of_other(packet)
+    }
+
+    /// Whose packet it is that goes to no VIP.
+    #[inline]
+    fn owner_of_other(&self, packet: &Packet) -> Owner {
+        let Packet {
+            version, protocol, ..
+        } = *packet;
         let from = |port| Endpoint::new(version, packet.source, port, protocol);
-        if let Some(service) = self.lookup(&self.returns, from, packet.source_port()) {
-            return Owner::Return(service);
+        if let Some(backend) = self.lookup(&self.returns, from, packet.source_port()) {
+            return Owner::Return(backend);
         }
         if self.local.has_address(version, packet.destination) {
             Owner::NoService
@@ -129,7 +195,7 @@ impl Services {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn lookup(&self, map: &Endpoints, key: impl Fn(u16) -> Endpoint, port: u16) -> Option<u32> {
         map.get(key(port))
             .or_else(|| if self.any_port { map.get(key(0)) } else { None })
@@ -142,13 +208,14 @@ impl Services {
         self.services.get(number as usize)
     }
 
-    /// Hot: the backend with this number, if it still takes flows that it has.
-    #[inline]
+    /// Hot: the backend with this number, if it belongs to `service` and still takes flows that it
+    /// has.
+    #[inline(always)]
     #[must_use]
-    pub fn keeps(&self, number: u32) -> Option<&Backend> {
+    pub fn keeps(&self, service: u32, number: u32) -> Option<&Backend> {
         self.backends
             .get(number as usize)
-            .filter(|backend| backend.takes != Takes::Nothing)
+            .filter(|backend| backend.service == service && backend.takes != Takes::Nothing)
     }
 
     /// Whether `address` is a VIP or a port's own.

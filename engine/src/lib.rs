@@ -10,6 +10,7 @@
 pub mod buffer;
 pub mod clock;
 pub mod counters;
+pub mod cpu;
 #[cfg(feature = "dpdk")]
 pub mod eal;
 pub mod idle;

@@ -17,7 +17,7 @@ use crate::address::{Addr, Version};
 use crate::conntrack::{Profile, Profiles};
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::maglev::{self, Member};
-use crate::service::{Backend, Service, Services, Takes, protocol_number};
+use crate::service::{Backend, Change, NO_SERVICE, Service, Services, Takes, protocol_number};
 
 /// Time-out profiles that conntrack entries can name.
 const PROFILES: usize = 256;
@@ -120,13 +120,13 @@ impl Book {
     ) -> Result<Services, Unbookable> {
         let mut services = Vec::with_capacity(pool.services.len());
         let mut backends = vec![Backend::default(); self.backends.len()];
-        for service in &pool.services {
+        for (place, service) in (0u32..).zip(&pool.services) {
             let profile = self.profile(service)?;
-            let entry = self.service(service, profile, drained, &mut backends, &mut hop)?;
+            let entry = self.service(service, place, profile, drained, &mut backends, &mut hop)?;
             services.push(entry);
         }
-        let (vips, mut returns) = endpoints(pool);
-        self.add_departed(pool, &mut returns);
+        let vips = vips(pool);
+        let returns = self.returns(pool, &mut backends);
         let vip_addresses = pool.services.iter().map(|service| service.vip.address());
         let local: Vec<(Endpoint, u32)> = vip_addresses
             .chain(own.iter().copied())
@@ -150,6 +150,7 @@ impl Book {
     fn service(
         &mut self,
         service: &model::Service,
+        place: u32,
         profile: u8,
         drained: &HashSet<(String, String)>,
         all: &mut Vec<Backend>,
@@ -182,11 +183,16 @@ impl Book {
                 all.resize(number as usize + 1, Backend::default());
             }
             all[number as usize] = Backend {
-                address: backend.address.into(),
-                port: backend.port.to_be_bytes(),
                 takes,
                 hop: hop(service, backend),
-                counters: counters::backend_base(number) as u32,
+                ..line(
+                    service,
+                    place,
+                    profile,
+                    number,
+                    backend.address,
+                    backend.port,
+                )
             };
             if takes == Takes::All {
                 numbers.push((name.clone(), number));
@@ -215,27 +221,42 @@ impl Book {
         })
     }
 
-    /// Answers of backends that have left a `nat` service are still on their way, and some servers
-    /// finish what they began: they go on coming from the VIP, unless the address and port belong to
+    /// Backends of `nat` services, to their numbers.
+    ///
+    /// Answers of backends that have left a service are still on their way, and some servers finish
+    /// what they began: they go on coming from the VIP, unless the address and port belong to
     /// somebody in the pool now. Of two pairs with one endpoint the first counts.
-    fn add_departed(&self, pool: &Pool, returns: &mut Vec<(Endpoint, u32)>) {
-        for (number, service) in (0u32..).zip(&pool.services) {
-            if service.forwarding != model::Forwarding::Nat {
-                continue;
-            }
+    fn returns(&self, pool: &Pool, all: &mut [Backend]) -> Vec<(Endpoint, u32)> {
+        let (mut present, mut departed) = (Vec::new(), Vec::new());
+        for (place, service) in (0u32..).zip(&pool.services) {
             let Some(chapter) = self.chapters.get(&service.name) else {
                 continue;
             };
+            if service.forwarding != model::Forwarding::Nat {
+                continue;
+            }
             let protocol = protocol_number(service.protocol);
             let mut known: Vec<Known> = chapter.backends.values().copied().collect();
             known.sort_unstable_by_key(|known| known.number);
-            returns.extend(known.into_iter().map(|Known { address, port, .. }| {
-                (
-                    Endpoint::new(Version::of(&address), Addr::from(address), port, protocol),
-                    number,
-                )
-            }));
+            for Known {
+                number,
+                address,
+                port,
+            } in known
+            {
+                let endpoint =
+                    Endpoint::new(Version::of(&address), Addr::from(address), port, protocol);
+                match all.get_mut(number as usize) {
+                    Some(backend) if backend.service == NO_SERVICE => {
+                        *backend = line(service, place, 0, number, address, port);
+                        departed.push((endpoint, number));
+                    }
+                    _ => present.push((endpoint, number)),
+                }
+            }
         }
+        present.extend(departed);
+        present
     }
 
     fn profile(&mut self, service: &model::Service) -> Result<u8, Unbookable> {
@@ -354,24 +375,44 @@ impl Chapter {
     }
 }
 
-/// VIPs to services, and backends of `nat` services to services.
-#[allow(clippy::type_complexity)]
-fn endpoints(pool: &Pool) -> (Vec<(Endpoint, u32)>, Vec<(Endpoint, u32)>) {
-    let (mut vips, mut returns) = (Vec::new(), Vec::new());
-    for (number, service) in (0u32..).zip(&pool.services) {
-        let protocol = protocol_number(service.protocol);
-        let key = |address: IpAddr, port: u16| {
-            Endpoint::new(Version::of(&address), Addr::from(address), port, protocol)
-        };
-        vips.push((key(service.vip.address(), service.port.number()), number));
-        if service.forwarding == model::Forwarding::Nat {
-            returns.extend(
-                service
-                    .backends
-                    .iter()
-                    .map(|backend| (key(backend.address, backend.port), number)),
-            );
-        }
+/// A backend's line, but for what changes from one generation to the next.
+fn line(
+    service: &model::Service,
+    place: u32,
+    profile: u8,
+    number: u32,
+    address: IpAddr,
+    port: u16,
+) -> Backend {
+    let version = Version::of(&address);
+    let port = port.to_be_bytes();
+    let ports = match service.port {
+        PortMatch::Exact(vip) => Some((vip.to_be_bytes(), port)),
+        PortMatch::Range(..) | PortMatch::Any => None,
+    };
+    Backend {
+        address: address.into(),
+        service: place,
+        hop: 0,
+        counters: counters::backend_base(number) as u32,
+        change: Change::new(version, service.vip.address().into(), address.into(), ports),
+        port,
+        mode: service.forwarding.into(),
+        profile,
+        takes: Takes::Nothing,
     }
-    (vips, returns)
+}
+
+/// VIPs to services.
+fn vips(pool: &Pool) -> Vec<(Endpoint, u32)> {
+    (0u32..)
+        .zip(&pool.services)
+        .map(|(place, service)| {
+            let protocol = protocol_number(service.protocol);
+            let version = Version::of(&service.vip.address());
+            let port = service.port.number();
+            let endpoint = Endpoint::new(version, service.vip.address().into(), port, protocol);
+            (endpoint, place)
+        })
+        .collect()
 }

@@ -100,11 +100,11 @@ impl<S: BufferSource> Control<S> {
         ) else {
             return nothing(Reason::NoService);
         };
-        let hash = self.hash(&packet);
+        let hash = self.hasher.packet(&packet);
         let size = service.table.len() as u32;
         let entry = crate::flow::scale((hash.bucket >> 32) as u32, size);
         let found = self.find_flow(now, hash);
-        let kept = found.filter(|(_, held)| services.keeps(held.backend()).is_some());
+        let kept = found.filter(|(_, held)| services.keeps(number, held.backend()).is_some());
         let (number, reason) = match kept {
             Some((_, held)) => (Some(held.backend()), Reason::Conntrack),
             None => {
@@ -140,20 +140,6 @@ impl<S: BufferSource> Control<S> {
             .iter()
             .enumerate()
             .find_map(|(worker, table)| Some((worker, table.find(hash, now, profiles)?)))
-    }
-
-    fn hash(&self, packet: &Packet) -> FlowHash {
-        let Packet {
-            source,
-            destination,
-            ports,
-            protocol,
-            ..
-        } = *packet;
-        match packet.version {
-            Version::V4 => self.hasher.ipv4(source, destination, ports, protocol),
-            Version::V6 => self.hasher.ipv6(source, destination, ports, protocol),
-        }
     }
 
     /// Live flows by backend number, of all workers: one pass over their tables.

@@ -13,15 +13,19 @@ pub mod mss;
 pub mod nat;
 pub mod tunnel;
 
+use weir_engine::buffer::Buffer;
 use weir_shm::counters::DropReason;
 
+use crate::flow::FlowHash;
 use crate::parse::Packet;
-use crate::service::{Backend, Service};
+use crate::service::{Backend, Service, Services};
 
 /// How a service's packets are forwarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
 pub enum Mode {
     /// Direct server return on one link: only the destination MAC changes.
+    #[default]
     DsrL2,
     /// Destination address and port change; answers come back through weir.
     Nat,
@@ -39,21 +43,33 @@ impl From<weir_shm::model::Forwarding> for Mode {
     }
 }
 
+/// A client's packet whose backend is chosen: what a mode may look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Steered<'a> {
+    /// Its descriptor.
+    pub packet: &'a Packet,
+    /// Its flow's hash.
+    pub hash: FlowHash,
+    /// Its backend.
+    pub backend: &'a Backend,
+    /// All services: what is not in the backend's line is found here by `backend.service`.
+    pub services: &'a Services,
+}
+
 impl Mode {
-    /// Hot: changes a client's packet for `backend`, from the IP header on.
+    /// Hot: changes a client's packet for its backend, from the IP header on.
     ///
     /// # Errors
     /// The reason to drop it.
-    #[inline]
-    pub fn forward(
+    #[inline(always)]
+    pub fn forward<B: Buffer>(
         self,
-        frame: &mut [u8],
-        packet: &Packet,
-        backend: &Backend,
+        frame: &mut B,
+        steered: &Steered<'_>,
     ) -> Result<(), DropReason> {
         match self {
             Self::DsrL2 => Ok(()),
-            Self::Nat => nat::to_backend(frame, packet, backend),
+            Self::Nat => nat::to_backend(frame.data_mut(), steered.packet, steered.backend),
             Self::Ahead => Err(DropReason::NoRoute),
         }
     }
@@ -62,16 +78,17 @@ impl Mode {
     ///
     /// # Errors
     /// The reason to drop it.
-    #[inline]
-    pub fn give_back(
+    #[inline(always)]
+    pub fn give_back<B: Buffer>(
         self,
-        frame: &mut [u8],
+        frame: &mut B,
         packet: &Packet,
         service: &Service,
+        backend: &Backend,
     ) -> Result<(), DropReason> {
         match self {
             Self::DsrL2 | Self::Ahead => Err(DropReason::NotOurs),
-            Self::Nat => nat::to_client(frame, packet, service),
+            Self::Nat => nat::to_client(frame.data_mut(), packet, service, backend),
         }
     }
 }

@@ -3,15 +3,16 @@
 //! The client's address stays, so answers must come back through weir. They are recognised by
 //! backend address and port (a static map), never by flow, so that any worker may handle them. TTL
 //! goes down by one in both directions: weir is a router here (RFC 1812, section 5.3.1; RFC 3022).
-//! Checksums are updated, never recomputed: a packet that was damaged before stays damaged.
+//! Checksums are updated, never recomputed: a packet that was damaged before stays damaged. What
+//! the update adds is the same for all packets of a backend, and known beforehand ([`Change`]).
 
-use weir_engine::wire::checksum::Delta;
+use weir_engine::wire::checksum::{Delta, Folded};
 use weir_engine::wire::{ipv4, ipv6, protocol, tcp, udp};
 use weir_shm::counters::DropReason;
 
 use crate::address::{Addr, Version};
 use crate::parse::Packet;
-use crate::service::{Backend, Service};
+use crate::service::{Backend, Change, Service};
 
 /// One end of a packet: its source or its destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,102 +21,139 @@ enum End {
     Destination,
 }
 
+impl Change {
+    /// Of the change from a VIP to a backend's address, and from one port to another; ports are
+    /// zero where the packet's stays.
+    #[must_use]
+    pub fn new(version: Version, vip: Addr, to: Addr, ports: Option<([u8; 2], [u8; 2])>) -> Self {
+        let delta = |old: Addr, new: Addr, ports: Option<([u8; 2], [u8; 2])>| {
+            let addresses = match version {
+                Version::V4 => Delta::none().word32(old.to_v4(), new.to_v4()),
+                Version::V6 => Delta::none().word128(&old.to_v6(), &new.to_v6()),
+            };
+            let transport = match ports {
+                Some((old, new)) => addresses.word16(old, new),
+                None => addresses,
+            };
+            // One off the TTL, which lies in front of the protocol.
+            let network = addresses.word16([1, 0], [0, 0]);
+            (Folded::from(network), Folded::from(transport))
+        };
+        let (network, transport) = delta(vip, to, ports);
+        let (network_back, transport_back) = delta(to, vip, ports.map(|(vip, to)| (to, vip)));
+        Self {
+            network,
+            transport,
+            network_back,
+            transport_back,
+        }
+    }
+}
+
 /// Hot: a client's packet, to `backend`.
 ///
 /// # Errors
 /// [`DropReason::IpTtl`] where the packet may travel no further.
-#[inline]
+#[inline(always)]
 pub fn to_backend(frame: &mut [u8], packet: &Packet, backend: &Backend) -> Result<(), DropReason> {
-    translate(
-        frame,
-        packet,
-        End::Destination,
-        backend.address,
-        backend.port,
-    )
+    let new = New {
+        end: End::Destination,
+        address: backend.address,
+        port: backend.port,
+        network: backend.change.network,
+        transport: backend.change.transport,
+    };
+    translate(frame, packet, &new)
 }
 
-/// Hot: a backend's answer, from the VIP of `service`.
+/// Hot: an answer of `backend`, from the VIP of `service`.
 ///
 /// # Errors
 /// [`DropReason::IpTtl`] where the packet may travel no further.
-#[inline]
-pub fn to_client(frame: &mut [u8], packet: &Packet, service: &Service) -> Result<(), DropReason> {
-    translate(frame, packet, End::Source, service.vip, service.port)
-}
-
-/// Sets address and port (zero keeps it) of one end, takes one off the TTL, and keeps every
-/// checksum right.
-#[inline]
-fn translate(
+#[inline(always)]
+pub fn to_client(
     frame: &mut [u8],
     packet: &Packet,
+    service: &Service,
+    backend: &Backend,
+) -> Result<(), DropReason> {
+    let new = New {
+        end: End::Source,
+        address: service.vip,
+        port: service.port,
+        network: backend.change.network_back,
+        transport: backend.change.transport_back,
+    };
+    translate(frame, packet, &new)
+}
+
+/// What one end of a packet becomes.
+struct New {
     end: End,
     address: Addr,
+    /// Zero keeps it.
     port: [u8; 2],
-) -> Result<(), DropReason> {
+    network: Folded,
+    transport: Folded,
+}
+
+/// Sets address and port of one end, takes one off the TTL, and keeps every checksum right.
+#[inline(always)]
+fn translate(frame: &mut [u8], packet: &Packet, new: &New) -> Result<(), DropReason> {
     if packet.ttl <= 1 {
         return Err(DropReason::IpTtl);
     }
     let (network, transport) = (usize::from(packet.network), usize::from(packet.transport));
-    let delta = match packet.version {
+    let rest = frame.get_mut(network..);
+    match packet.version {
         Version::V4 => {
-            let header = frame
-                .get_mut(network..)
-                .and_then(|rest| rest.first_chunk_mut());
-            let mut header = ipv4::HeaderMut(header.ok_or(DropReason::IpLength)?);
-            header.decrement_ttl();
-            match end {
-                End::Source => header.set_source(address.to_v4()),
-                End::Destination => header.set_destination(address.to_v4()),
-            }
+            let header: Option<&mut [u8; ipv4::LEN]> = rest.and_then(|rest| rest.first_chunk_mut());
+            let header = header.ok_or(DropReason::IpLength)?;
+            header[8] = packet.ttl - 1;
+            [header[10], header[11]] = new.network.apply([header[10], header[11]]);
+            let at = match new.end {
+                End::Source => 12,
+                End::Destination => 16,
+            };
+            header[at..at + 4].copy_from_slice(&new.address.to_v4());
         }
         Version::V6 => {
-            let header = frame
-                .get_mut(network..)
-                .and_then(|rest| rest.first_chunk_mut());
-            let mut header = ipv6::HeaderMut(header.ok_or(DropReason::IpLength)?);
-            header.decrement_hop_limit();
-            match end {
-                End::Source => header.set_source(&address.to_v6()),
-                End::Destination => header.set_destination(&address.to_v6()),
-            }
+            let header: Option<&mut [u8; ipv6::LEN]> = rest.and_then(|rest| rest.first_chunk_mut());
+            let header = header.ok_or(DropReason::IpLength)?;
+            header[7] = packet.ttl - 1;
+            let at = match new.end {
+                End::Source => 8,
+                End::Destination => 24,
+            };
+            header[at..at + 16].copy_from_slice(&new.address.to_v6());
         }
-    };
-    match packet.protocol {
-        protocol::TCP => {
-            let segment = frame
-                .get_mut(transport..)
-                .and_then(|rest| rest.first_chunk_mut());
-            let segment: &mut [u8; tcp::LEN] = segment.ok_or(DropReason::TcpMalformed)?;
-            let delta = set_port(segment, end, port).and(delta);
-            let old = [segment[tcp::CHECKSUM], segment[tcp::CHECKSUM + 1]];
-            [segment[tcp::CHECKSUM], segment[tcp::CHECKSUM + 1]] = delta.apply(old);
-        }
-        _ => {
-            let datagram = frame
-                .get_mut(transport..)
-                .and_then(|rest| rest.first_chunk_mut());
-            let datagram: &mut [u8; udp::LEN] = datagram.ok_or(DropReason::UdpMalformed)?;
-            let delta = set_port(datagram, end, port).and(delta);
-            let old = [datagram[udp::CHECKSUM], datagram[udp::CHECKSUM + 1]];
-            [datagram[udp::CHECKSUM], datagram[udp::CHECKSUM + 1]] = delta.apply_udp(old);
-        }
+    }
+    let rest = frame.get_mut(transport..);
+    if packet.protocol == protocol::TCP {
+        let segment: Option<&mut [u8; tcp::LEN]> = rest.and_then(|rest| rest.first_chunk_mut());
+        let segment = segment.ok_or(DropReason::TcpMalformed)?;
+        set_port(segment, new);
+        let old = [segment[tcp::CHECKSUM], segment[tcp::CHECKSUM + 1]];
+        [segment[tcp::CHECKSUM], segment[tcp::CHECKSUM + 1]] = new.transport.apply(old);
+    } else {
+        let datagram: Option<&mut [u8; udp::LEN]> = rest.and_then(|rest| rest.first_chunk_mut());
+        let datagram = datagram.ok_or(DropReason::UdpMalformed)?;
+        set_port(datagram, new);
+        let old = [datagram[udp::CHECKSUM], datagram[udp::CHECKSUM + 1]];
+        [datagram[udp::CHECKSUM], datagram[udp::CHECKSUM + 1]] = new.transport.apply_udp(old);
     }
     Ok(())
 }
 
 /// Ports lie first in TCP and UDP alike.
-#[inline]
-fn set_port<const LEN: usize>(header: &mut [u8; LEN], end: End, port: [u8; 2]) -> Delta {
-    if port == [0, 0] {
-        return Delta::none();
+#[inline(always)]
+fn set_port<const LEN: usize>(header: &mut [u8; LEN], new: &New) {
+    if new.port == [0, 0] {
+        return;
     }
-    let at = match end {
+    let at = match new.end {
         End::Source => 0,
         End::Destination => 2,
     };
-    let old = [header[at], header[at + 1]];
-    [header[at], header[at + 1]] = port;
-    Delta::none().word16(old, port)
+    [header[at], header[at + 1]] = new.port;
 }

@@ -1,18 +1,29 @@
-//! Stage 2: which backend a packet goes to.
+//! Stage 3: which backend a packet goes to.
 //!
-//! Three tiers, from cheap to dear, in this order:
-//! - *hit*: conntrack knows the flow and its backend still takes it. One prefetched line.
-//! - *moved*: conntrack knows the flow, but its backend has gone: the table chooses anew.
+//! Four ways, from cheap to dear:
+//! - *steady*: conntrack holds the flow, established, in the line that was asked for, and its
+//!   backend still takes it. Nothing changes but when the flow was last seen. Nearly every packet.
+//! - *turning*: the packet changes what is known of the flow (a handshake goes on, a connection
+//!   closes).
+//! - *moved*: conntrack holds the flow, but its backend has gone: the table chooses anew.
 //! - *new*: the table chooses and conntrack remembers.
+//!
+//! A first pass over the burst takes the steady ones. For those whose flow is not in its first
+//! line, it asks for the second and for the table's entry, and a second pass looks there.
 
+use arrayvec::ArrayVec;
+use weir_engine::counters::CounterWriter;
 use weir_engine::wire::{protocol, tcp::flags};
 use weir_shm::counters::{self, DropReason};
 
-use super::{Pipeline, Step};
-use crate::conntrack::{Details, Inserted, NO_BACKEND, Place, State, Tick};
-use crate::flow::FlowHash;
+use super::BURST;
+use super::lane::{Lane, Verdict};
+use crate::conntrack::{Conntrack, Details, Inserted, NO_BACKEND, State, Tick};
 use crate::parse::Packet;
 use crate::service::{Service, Services};
+
+/// TCP flags that may change a flow's state.
+const TURNING: u8 = flags::SYN | flags::FIN | flags::RST;
 
 /// Whether the packet opens a TCP connection.
 #[inline]
@@ -53,83 +64,142 @@ const fn next_state(state: State, packet: &Packet) -> State {
     }
 }
 
-impl Pipeline {
-    /// Hot: chooses the backend and keeps conntrack up to date.
+/// Hot: chooses each packet's backend and keeps conntrack up to date.
+#[inline(always)]
+pub fn all(
+    services: &Services,
+    now: Tick,
+    conntrack: &mut Conntrack,
+    counters: &CounterWriter,
+    lanes: &mut [Lane],
+) {
+    conntrack.begin_burst();
+    let mut waiting: ArrayVec<u8, BURST> = ArrayVec::new();
+    let mut steady = 0;
+    for (place, lane) in (0u8..).zip(lanes.iter_mut()) {
+        if lane.verdict != Verdict::Forward {
+            continue;
+        }
+        match conntrack.probe(lane.hash) {
+            Some(held) => {
+                let details = held.details();
+                if let Some(backend) = services.keeps(lane.service, details.backend())
+                    && details.is_confirmed()
+                    && lane.packet.tcp_flags & TURNING == 0
+                    && services.profiles.is_alive(details, now)
+                {
+                    held.set(details.seen_again(backend.profile, now));
+                    lane.backend = details.backend();
+                    steady += 1;
+                    continue;
+                }
+            }
+            None => {
+                conntrack.prefetch_second(lane.hash);
+                if let Some(service) = services.get(lane.service) {
+                    service.prefetch(lane.hash);
+                }
+            }
+        }
+        // Never full: a burst has no more packets than this has room.
+        let _ = waiting.try_push(place);
+    }
+    counters.add(counters::CONNTRACK_HITS, steady);
+    if waiting.is_empty() {
+        return;
+    }
+    let mut steering = Steering {
+        services,
+        now,
+        conntrack,
+        counters,
+    };
+    for place in waiting {
+        if let Some(lane) = lanes.get_mut(usize::from(place)) {
+            steering.one(lane);
+        }
+    }
+}
+
+/// What the second pass needs.
+struct Steering<'a> {
+    services: &'a Services,
+    now: Tick,
+    conntrack: &'a mut Conntrack,
+    counters: &'a CounterWriter,
+}
+
+impl Steering<'_> {
+    /// Hot, though less: a packet of any kind.
     #[inline]
-    pub(super) fn steer(
-        &mut self,
-        services: &Services,
-        now: Tick,
-        packet: &Packet,
-        number: u32,
-        hash: FlowHash,
-    ) -> Step {
-        let Some(service) = services.get(number) else {
-            return Step::Drop(DropReason::NoService);
+    fn one(&mut self, lane: &mut Lane) {
+        let services = self.services;
+        let Some(service) = services.get(lane.service) else {
+            lane.verdict = Verdict::Drop(DropReason::NoService);
+            return;
         };
-        let chosen = match self.conntrack.find(hash, now, &services.profiles) {
-            Some((place, held)) if held.state() == State::Closing && is_opening(packet) => {
-                self.open_flow(services, service, now, packet, hash, Some(place))
+        let found = self.conntrack.find(lane.hash, self.now, &services.profiles);
+        let number = match found {
+            Some(held) => {
+                let details = held.details();
+                let state = details.state();
+                if state == State::Closing && is_opening(&lane.packet) {
+                    let state = first_state(&lane.packet);
+                    let number = service.choose(lane.hash);
+                    if let Some(number) = number {
+                        held.set(Details::new(number, state, service.profile, self.now));
+                        self.counters.add(counters::CONNTRACK_MISSES, 1);
+                        self.opened(service, lane, number, Inserted::Free);
+                    }
+                    number
+                } else {
+                    self.counters.add(counters::CONNTRACK_HITS, 1);
+                    let number = match services.keeps(lane.service, details.backend()) {
+                        Some(_) => Some(details.backend()),
+                        None => self.moved(service, lane),
+                    };
+                    let state = next_state(state, &lane.packet);
+                    let backend = number.unwrap_or(NO_BACKEND);
+                    held.set(Details::new(backend, state, service.profile, self.now));
+                    number
+                }
             }
-            Some((place, held)) => {
-                self.counters.add(counters::CONNTRACK_HITS, 1);
-                let number = match services.keeps(held.backend()) {
-                    Some(_) => held.backend(),
-                    None => self.move_flow(service, hash),
-                };
-                let state = next_state(held.state(), packet);
-                self.conntrack
-                    .update(place, Details::new(number, state, service.profile, now));
-                Some(number)
-            }
-            None => self.open_flow(services, service, now, packet, hash, None),
+            None => self.open(service, lane),
         };
-        match chosen.and_then(|number| services.keeps(number)) {
-            Some(backend) => Step::Steered {
-                packet: *packet,
-                service: number,
-                backend: *backend,
-            },
-            None => Step::Drop(DropReason::NoBackend),
+        match number.filter(|number| services.keeps(lane.service, *number).is_some()) {
+            Some(number) => lane.backend = number,
+            None => lane.verdict = Verdict::Drop(DropReason::NoBackend),
         }
     }
 
-    /// A flow whose backend has gone: the table's choice, or [`NO_BACKEND`].
+    /// A flow whose backend has gone: the table's choice.
     #[cold]
-    fn move_flow(&mut self, service: &Service, hash: FlowHash) -> u32 {
-        let chosen = service.choose(hash);
-        if chosen.is_some() {
-            self.counters.add(counters::FLOWS_MOVED, 1);
-        }
-        chosen.unwrap_or(NO_BACKEND)
+    fn moved(&self, service: &Service, lane: &Lane) -> Option<u32> {
+        let chosen = service.choose(lane.hash)?;
+        self.counters.add(counters::FLOWS_MOVED, 1);
+        Some(chosen)
     }
 
-    /// A flow that conntrack does not know, or holds as closing in `place`: the table's choice,
-    /// remembered. A reset is passed on but opens nothing.
-    fn open_flow(
-        &mut self,
-        services: &Services,
-        service: &Service,
-        now: Tick,
-        packet: &Packet,
-        hash: FlowHash,
-        place: Option<Place>,
-    ) -> Option<u32> {
+    /// A flow that conntrack does not know: the table's choice, remembered. A reset is passed on but
+    /// opens nothing.
+    #[inline]
+    fn open(&mut self, service: &Service, lane: &Lane) -> Option<u32> {
         self.counters.add(counters::CONNTRACK_MISSES, 1);
-        let number = service.choose(hash)?;
-        if packet.tcp_flags & flags::RST != 0 {
+        let number = service.choose(lane.hash)?;
+        if lane.packet.tcp_flags & flags::RST != 0 {
             return Some(number);
         }
-        let details = Details::new(number, first_state(packet), service.profile, now);
-        let inserted = match place {
-            Some(place) => {
-                self.conntrack.update(place, details);
-                Inserted::Free
-            }
-            None => self
-                .conntrack
-                .insert(hash, details, now, &services.profiles),
-        };
+        let details = Details::new(number, first_state(&lane.packet), service.profile, self.now);
+        let profiles = &self.services.profiles;
+        let inserted = self
+            .conntrack
+            .insert(lane.hash, details, self.now, profiles);
+        self.opened(service, lane, number, inserted);
+        Some(number)
+    }
+
+    #[inline]
+    fn opened(&self, service: &Service, lane: &Lane, number: u32, inserted: Inserted) {
         match inserted {
             Inserted::Free => {}
             Inserted::Evicted => self.counters.add(counters::CONNTRACK_EVICTED, 1),
@@ -138,14 +208,13 @@ impl Pipeline {
         if inserted != Inserted::Untracked {
             self.counters.add(counters::CONNTRACK_INSERTED, 1);
         }
-        if inserted != Inserted::Untracked || is_opening(packet) {
+        if inserted != Inserted::Untracked || is_opening(&lane.packet) {
             self.counters
                 .add(service.counters as usize + counters::NEW_FLOWS, 1);
-            if let Some(backend) = services.keeps(number) {
+            if let Some(backend) = self.services.keeps(lane.service, number) {
                 self.counters
                     .add(backend.counters as usize + counters::NEW_FLOWS, 1);
             }
         }
-        Some(number)
     }
 }

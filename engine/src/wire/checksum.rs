@@ -119,6 +119,39 @@ impl Delta {
     }
 }
 
+/// A [`Delta`] that is known beforehand, summed up to 16 bits: applying it is one addition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Folded(u16);
+
+impl From<Delta> for Folded {
+    fn from(delta: Delta) -> Self {
+        Self(fold(delta.0))
+    }
+}
+
+impl Folded {
+    /// The checksum after the change: RFC 1624, equation 3.
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
+        let sum = !u16::from_ne_bytes(checksum) as u32 + self.0 as u32;
+        (!((sum & 0xffff) + (sum >> 16)) as u16).to_ne_bytes()
+    }
+
+    /// The UDP checksum after the change; see [`Delta::apply_udp`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply_udp(self, checksum: [u8; 2]) -> [u8; 2] {
+        match checksum {
+            [0, 0] => checksum,
+            _ => match self.apply(checksum) {
+                [0, 0] => [0xff, 0xff],
+                other => other,
+            },
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +182,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_folded_delta_does_what_the_delta_does(old: [u8; 16], new: [u8; 16], checksum: [u8; 2]) {
+            let delta = Delta::none().word128(&old, &new).word16([1, 0], [0, 0]);
+            let folded = Folded::from(delta);
+            prop_assert_eq!(folded.apply(checksum), delta.apply(checksum));
+            prop_assert_eq!(folded.apply_udp(checksum), delta.apply_udp(checksum));
+        }
+
         #[test]
         fn the_sum_agrees_with_the_rfcs_definition(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert_eq!(of(&bytes), reference(&bytes).to_be_bytes());

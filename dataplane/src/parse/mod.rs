@@ -3,6 +3,11 @@
 //! Read first: RFC 791, RFC 8200 (section 4, extension headers), RFC 9293, RFC 768, RFC 1122
 //! (section 3.2.1, what a host discards). Every length is checked here once; what comes after
 //! relies on the descriptor's offsets.
+//!
+//! Two ways lead to a descriptor: [`common`] recognises the shape that nearly all packets have, and
+//! the general parser in this file takes all others and names the reasons of refusals.
+
+mod common;
 
 use weir_engine::wire::ethernet::{self, MacAddr, TagControl, ethertype};
 use weir_engine::wire::{checksum, ipv4, ipv6, protocol, tcp, udp};
@@ -21,6 +26,28 @@ pub struct Accepts {
     pub mac: Option<MacAddr>,
     /// Frames must carry this VLAN tag; `None` takes untagged frames and any single tag.
     pub vlan: Option<u16>,
+}
+
+/// What a port accepts, ready for the packet path.
+#[derive(Debug, Clone, Copy)]
+pub struct Filter {
+    accepts: Accepts,
+    /// The first six bytes of a frame that the port takes, little-endian; more than 48 bits where no
+    /// untagged frame can be told by its MAC alone.
+    mac: u64,
+}
+
+impl From<Accepts> for Filter {
+    fn from(accepts: Accepts) -> Self {
+        let mac = match accepts {
+            Accepts {
+                mac: Some(MacAddr([a, b, c, d, e, f])),
+                vlan: None,
+            } if a & 1 == 0 => u64::from_le_bytes([a, b, c, d, e, f, 0, 0]),
+            _ => u64::MAX,
+        };
+        Self { accepts, mac }
+    }
 }
 
 /// A TCP segment or UDP datagram, its headers checked. Offsets are from the start of the frame.
@@ -50,6 +77,24 @@ pub struct Packet {
     pub tag: Option<TagControl>,
 }
 
+impl Default for Packet {
+    fn default() -> Self {
+        Self {
+            source: Addr::default(),
+            destination: Addr::default(),
+            ports: 0,
+            ip_len: 0,
+            transport: 0,
+            network: 0,
+            version: Version::V4,
+            protocol: 0,
+            tcp_flags: 0,
+            ttl: 0,
+            tag: None,
+        }
+    }
+}
+
 impl Packet {
     /// Source port.
     #[inline]
@@ -71,23 +116,47 @@ impl Packet {
 pub enum Parsed {
     /// A TCP segment or a UDP datagram.
     Transport(Packet),
-    /// An ICMP or ICMPv6 message to `destination`.
-    Icmp {
-        /// To whom.
-        destination: Addr,
-        /// Over which IP version.
-        version: Version,
-    },
+    /// An ICMP or ICMPv6 message; nothing behind its IP header has been looked at, and it has no
+    /// ports.
+    Icmp(Packet),
     /// An ARP message.
     Arp,
 }
 
-/// Hot: parses one frame.
+/// What a frame is, where its descriptor is kept elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A TCP segment or a UDP datagram; the descriptor is filled in.
+    Transport,
+    /// Neither that nor a refusal: ICMP or ARP.
+    Other(Parsed),
+}
+
+/// Hot: parses one frame. Fills in `packet` if the frame is a TCP segment or a UDP datagram, and
+/// leaves it alone otherwise.
 ///
 /// # Errors
 /// The reason to drop it.
-#[inline]
-pub fn parse(frame: &[u8], accepts: Accepts) -> Result<Parsed, DropReason> {
+#[inline(always)]
+pub fn parse(frame: &[u8], filter: &Filter, packet: &mut Packet) -> Result<Kind, DropReason> {
+    if common::parse(frame, filter.mac, packet) {
+        return Ok(Kind::Transport);
+    }
+    match general(frame, filter.accepts)? {
+        Parsed::Transport(parsed) => {
+            *packet = parsed;
+            Ok(Kind::Transport)
+        }
+        other => Ok(Kind::Other(other)),
+    }
+}
+
+/// Parses a frame of any shape.
+///
+/// # Errors
+/// The reason to drop it.
+#[inline(never)]
+pub fn general(frame: &[u8], accepts: Accepts) -> Result<Parsed, DropReason> {
     let (header, rest) = frame
         .split_first_chunk::<{ ethernet::LEN }>()
         .ok_or(DropReason::Runt)?;
@@ -110,18 +179,14 @@ fn parse_multicast(frame: &[u8], accepts: Accepts) -> Result<Parsed, DropReason>
         .ok_or(DropReason::Runt)?;
     match parse_network(ethertype(header), rest, accepts)? {
         Parsed::Arp => Ok(Parsed::Arp),
-        Parsed::Icmp {
-            destination,
-            version: Version::V6,
-        } if destination.to_v6()[0] == 0xff
-            || ethernet::destination(header) != MacAddr::BROADCAST =>
+        Parsed::Icmp(packet)
+            if packet.version == Version::V6
+                && (packet.destination.to_v6()[0] == 0xff
+                    || ethernet::destination(header) != MacAddr::BROADCAST) =>
         {
-            Ok(Parsed::Icmp {
-                destination,
-                version: Version::V6,
-            })
+            Ok(Parsed::Icmp(packet))
         }
-        Parsed::Icmp { .. } | Parsed::Transport(_) => Err(DropReason::L2Multicast),
+        Parsed::Icmp(_) | Parsed::Transport(_) => Err(DropReason::L2Multicast),
     }
 }
 
@@ -326,14 +391,8 @@ fn parse_transport(payload: &[u8], base: Packet) -> Result<Parsed, DropReason> {
             let ports = u32::from_le_bytes([fixed[0], fixed[1], fixed[2], fixed[3]]);
             Ok(Parsed::Transport(Packet { ports, ..base }))
         }
-        protocol::ICMP if base.version == Version::V4 => Ok(Parsed::Icmp {
-            destination: base.destination,
-            version: Version::V4,
-        }),
-        protocol::ICMPV6 if base.version == Version::V6 => Ok(Parsed::Icmp {
-            destination: base.destination,
-            version: Version::V6,
-        }),
+        protocol::ICMP if base.version == Version::V4 => Ok(Parsed::Icmp(base)),
+        protocol::ICMPV6 if base.version == Version::V6 => Ok(Parsed::Icmp(base)),
         _ => Err(DropReason::UnknownProtocol),
     }
 }

@@ -1,0 +1,42 @@
+//! What the stages of a burst know of each frame.
+
+use weir_shm::counters::DropReason;
+
+use super::BURST;
+use crate::flow::FlowHash;
+use crate::parse::Packet;
+
+/// One frame's notes. Stages write what they learn; nothing is cleared in between, so only what the
+/// verdict names is meaningful.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lane {
+    /// Its descriptor, where it is a TCP segment, a UDP datagram or an ICMP message.
+    pub packet: Packet,
+    /// Its flow, where it goes to a service.
+    pub hash: FlowHash,
+    /// The place of its service, where it goes to one.
+    pub service: u32,
+    /// The number of its backend, where that is chosen, or where it comes from one.
+    pub backend: u32,
+    /// What becomes of it.
+    pub verdict: Verdict,
+}
+
+/// What becomes of a frame, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verdict {
+    /// A client's packet to a service.
+    #[default]
+    Forward,
+    /// A backend's answer.
+    Return,
+    /// An ICMP message, its addressee not looked at yet.
+    Icmp,
+    /// For the control core.
+    Punt,
+    /// Refused.
+    Drop(DropReason),
+}
+
+/// The lanes of one burst, a worker's own.
+pub type Lanes = [Lane; BURST];

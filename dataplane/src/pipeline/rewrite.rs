@@ -1,0 +1,252 @@
+//! Stage 4: the mode's change, the Ethernet header, and out.
+
+use arrayvec::ArrayVec;
+use weir_engine::buffer::Buffer;
+use weir_engine::counters::CounterWriter;
+use weir_engine::wire::ethernet::MacAddr;
+use weir_shm::counters::{self, DropReason};
+
+use super::lane::{Lane, Verdict};
+use super::{BURST, Sink, Snapshot};
+use crate::adjacency::{Adjacency, Neighbour, NextHop};
+use crate::forward::{Steered, link};
+use crate::parse::Packet;
+use crate::service::Services;
+
+/// What becomes of a frame.
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    Send(u16),
+    Punt,
+    Hold(Neighbour),
+    Drop(DropReason),
+}
+
+/// Hot: rewrites each frame of a burst that came in by `port` and hands it to the sink.
+#[inline(always)]
+pub fn all<B: Buffer, S: Sink<B>>(
+    snapshot: &Snapshot,
+    port: u16,
+    counters: &CounterWriter,
+    burst: &mut ArrayVec<B, BURST>,
+    lanes: &[Lane],
+    sink: &mut S,
+) {
+    let mut tally = Tally::new(&snapshot.services, counters);
+    for (mut frame, lane) in burst.drain(..).zip(lanes) {
+        let outcome = match lane.verdict {
+            Verdict::Forward => forward(snapshot, port, &mut tally, &mut frame, lane),
+            Verdict::Return => give_back(snapshot, port, &mut tally, &mut frame, lane),
+            Verdict::Punt => Outcome::Punt,
+            Verdict::Drop(reason) => Outcome::Drop(reason),
+            // Stage 2 leaves none of these.
+            Verdict::Icmp => Outcome::Drop(DropReason::IcmpUnsupported),
+        };
+        match outcome {
+            Outcome::Send(port) => sink.send(port, frame),
+            other => aside(other, port, counters, frame, sink),
+        }
+    }
+    tally.flush();
+}
+
+/// What is not sent.
+#[cold]
+#[inline(never)]
+fn aside<B: Buffer, S: Sink<B>>(
+    outcome: Outcome,
+    port: u16,
+    counters: &CounterWriter,
+    frame: B,
+    sink: &mut S,
+) {
+    match outcome {
+        Outcome::Send(port) => sink.send(port, frame),
+        Outcome::Punt => {
+            counters.add(counters::PUNTED, 1);
+            sink.punt(port, frame);
+        }
+        Outcome::Hold(neighbour) => {
+            counters.add(counters::HELD, 1);
+            sink.hold(neighbour, frame);
+        }
+        Outcome::Drop(reason) => {
+            counters.add(counters::drop_index(reason), 1);
+            sink.free(frame);
+        }
+    }
+}
+
+/// A client's packet, to its backend.
+#[inline(always)]
+fn forward<B: Buffer>(
+    snapshot: &Snapshot,
+    port: u16,
+    tally: &mut Tally<'_>,
+    frame: &mut B,
+    lane: &Lane,
+) -> Outcome {
+    let services = &*snapshot.services;
+    let Some(backend) = services.backends.get(lane.backend as usize) else {
+        return Outcome::Drop(DropReason::NoBackend);
+    };
+    let bytes = frame.len() as u64;
+    let steered = Steered {
+        packet: &lane.packet,
+        hash: lane.hash,
+        backend,
+        services,
+    };
+    if let Err(reason) = backend.mode.forward(frame, &steered) {
+        return Outcome::Drop(reason);
+    }
+    let outcome = leave(&snapshot.adjacency, port, frame, &lane.packet, backend.hop);
+    if !matches!(outcome, Outcome::Drop(_)) {
+        let counters = tally.counters;
+        let first = backend.counters as usize;
+        counters.add(first + counters::PACKETS, 1);
+        counters.add(first + counters::BYTES, bytes);
+        tally.add(lane.service, Way::Forward, bytes);
+    }
+    outcome
+}
+
+/// A backend's answer, to its client.
+#[inline(always)]
+fn give_back<B: Buffer>(
+    snapshot: &Snapshot,
+    port: u16,
+    tally: &mut Tally<'_>,
+    frame: &mut B,
+    lane: &Lane,
+) -> Outcome {
+    let services = &*snapshot.services;
+    let packet = &lane.packet;
+    let Some(backend) = services.backends.get(lane.backend as usize) else {
+        return Outcome::Drop(DropReason::NotOurs);
+    };
+    let Some(service) = services.get(backend.service) else {
+        return Outcome::Drop(DropReason::NoService);
+    };
+    let bytes = frame.len() as u64;
+    if let Err(reason) = backend.mode.give_back(frame, packet, service, backend) {
+        return Outcome::Drop(reason);
+    }
+    let adjacency = &*snapshot.adjacency;
+    let outcome = match adjacency.hop_toward(packet.version, packet.destination) {
+        Some(hop) => leave(adjacency, port, frame, packet, hop),
+        None => {
+            let hop = adjacency.toward(packet.version, packet.destination);
+            leave_with_thought(adjacency, port, frame, packet, hop)
+        }
+    };
+    if !matches!(outcome, Outcome::Drop(_)) {
+        tally.add(backend.service, Way::Return, bytes);
+    }
+    outcome
+}
+
+/// Addresses a rewritten frame to its next hop.
+#[inline(always)]
+fn leave<B: Buffer>(
+    adjacency: &Adjacency,
+    came_by: u16,
+    frame: &mut B,
+    packet: &Packet,
+    hop: u32,
+) -> Outcome {
+    if let Some(exit) = adjacency.exit(hop)
+        && packet.ip_len <= exit.mtu
+        && packet.tag.is_none()
+        && let Some(addresses) = frame.data_mut().first_chunk_mut::<12>()
+    {
+        *addresses = exit.addresses;
+        return Outcome::Send(exit.port);
+    }
+    leave_with_thought(adjacency, came_by, frame, packet, adjacency.hop(hop))
+}
+
+/// As [`leave`], where tags, an unknown MAC or a small MTU are in the way.
+#[inline(never)]
+fn leave_with_thought<B: Buffer>(
+    adjacency: &Adjacency,
+    came_by: u16,
+    frame: &mut B,
+    packet: &Packet,
+    hop: NextHop,
+) -> Outcome {
+    let (port, mac) = match hop {
+        NextHop::Ready { port, mac } => (port, mac),
+        // Addressed to nobody for now; the control core fills the MAC in.
+        NextHop::Unresolved(neighbour) => (neighbour.port, MacAddr::default()),
+        NextHop::NoRoute => return Outcome::Drop(DropReason::NoRoute),
+    };
+    let Some(egress) = adjacency.port(port) else {
+        return Outcome::Drop(DropReason::NoRoute);
+    };
+    match link::address(frame, packet, port == came_by, egress, mac) {
+        Err(reason) => Outcome::Drop(reason),
+        Ok(()) => match hop {
+            NextHop::Unresolved(neighbour) => Outcome::Hold(neighbour),
+            NextHop::Ready { .. } | NextHop::NoRoute => Outcome::Send(port),
+        },
+    }
+}
+
+/// Which way a service's packets go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Forward,
+    Return,
+}
+
+/// Packets and bytes of one service in one direction, added to its counters when the next packet is
+/// another's: bursts come in runs.
+struct Tally<'a> {
+    services: &'a Services,
+    counters: &'a CounterWriter,
+    of: (u32, Way),
+    packets: u64,
+    bytes: u64,
+}
+
+impl<'a> Tally<'a> {
+    #[inline(always)]
+    fn new(services: &'a Services, counters: &'a CounterWriter) -> Self {
+        Self {
+            services,
+            counters,
+            of: (0, Way::Forward),
+            packets: 0,
+            bytes: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, service: u32, way: Way, bytes: u64) {
+        if self.of != (service, way) {
+            self.flush();
+            self.of = (service, way);
+        }
+        self.packets += 1;
+        self.bytes += bytes;
+    }
+
+    #[inline]
+    fn flush(&mut self) {
+        let (service, way) = self.of;
+        if let Some(service) = self.services.get(service)
+            && self.packets > 0
+        {
+            let first = service.counters as usize;
+            let (packets, bytes) = match way {
+                Way::Forward => (counters::PACKETS, counters::BYTES),
+                Way::Return => (counters::RETURN_PACKETS, counters::RETURN_BYTES),
+            };
+            self.counters.add(first + packets, self.packets);
+            self.counters.add(first + bytes, self.bytes);
+        }
+        self.packets = 0;
+        self.bytes = 0;
+    }
+}
