@@ -74,6 +74,10 @@ impl Sink<HeapBuffer> for Back {
     fn hold(&mut self, _: Neighbour, _: HeapBuffer) {
         self.lost += 1;
     }
+    fn hand_over(&mut self, _: u16, _: u16, frame: HeapBuffer) {
+        // There is one worker.
+        self.free(frame);
+    }
     fn free(&mut self, _: HeapBuffer) {
         self.lost += 1;
     }

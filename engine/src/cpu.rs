@@ -68,7 +68,9 @@ mod tests {
     #[test]
     fn both_copies_give_the_same() {
         let sum = |features: Features| {
-            let words: Vec<u64> = (0..1000u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+            let words: Vec<u64> = (0..1000u64)
+                .map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+                .collect();
             features.run(|| {
                 words
                     .iter()

@@ -165,6 +165,7 @@ drop_reasons! {
     IcmpQuote = 39 "icmp_quote" "An ICMP error that quotes too little of a packet, or none that weir can have sent.";
     IcmpNoFlow = 40 "icmp_no_flow" "An ICMP error about a packet that no backend can have sent.";
     PingRefused = 41 "ping_refused" "An echo request to a VIP whose services say drop, or have no backend to forward it to.";
+    PeerQueueFull = 42 "peer_queue_full" "Another worker's, whose queue of frames from its peers was full.";
 }
 
 const _: () = assert!(DropReason::ALL.len() <= DROPS_LEN);

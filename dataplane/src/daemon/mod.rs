@@ -182,6 +182,8 @@ fn balance(
     let mut blocks: Vec<CounterReader> = Vec::new();
     let mut tables = Vec::new();
     let mut prepared = Vec::new();
+    let (to_peers, from_peers): (Vec<_>, Vec<_>) = (0..count).map(|_| ring::ring(RING)).unzip();
+    let mut from_peers = from_peers.into_iter();
     for (snapshot, queues) in readers.into_iter().zip(queues) {
         let (writer, reader) = counters(layout::BLOCK)?;
         blocks.push(reader);
@@ -193,6 +195,8 @@ fn balance(
         let links = Links {
             to_control: to_control.clone(),
             from_control,
+            to_peers: to_peers.clone(),
+            from_peers: from_peers.next().unwrap_or_else(|| ring::ring(1).1),
         };
         prepared.push(worker::Worker::new(
             pipeline,

@@ -33,6 +33,9 @@ pub enum ToControl {
     Hold(Neighbour, Mbuf),
 }
 
+/// A frame that one worker received and another is to process, and the port that it came in by.
+pub type Handed = (u16, Mbuf);
+
 /// A worker's queues on one port.
 #[derive(Debug)]
 pub struct PortQueues {
@@ -55,6 +58,8 @@ struct Out {
 struct Leaving {
     ports: Vec<Out>,
     to_control: ring::Sender<ToControl>,
+    to_peers: Vec<ring::Sender<Handed>>,
+    peer_full: u64,
     sent: u64,
     sent_bytes: u64,
     refused: u64,
@@ -93,6 +98,10 @@ impl Leaving {
             (
                 counters::drop_index(DropReason::ControlQueueFull),
                 &mut self.control_full,
+            ),
+            (
+                counters::drop_index(DropReason::PeerQueueFull),
+                &mut self.peer_full,
             ),
         ] {
             if *amount > 0 {
@@ -133,6 +142,13 @@ impl Sink<Mbuf> for Leaving {
     fn hold(&mut self, neighbour: Neighbour, frame: Mbuf) {
         self.tell(ToControl::Hold(neighbour, frame));
     }
+
+    fn hand_over(&mut self, worker: u16, port: u16, frame: Mbuf) {
+        let peer = self.to_peers.get(usize::from(worker));
+        if peer.is_none_or(|peer| peer.push((port, frame)).is_err()) {
+            self.peer_full += 1;
+        }
+    }
 }
 
 /// A worker before it runs.
@@ -142,6 +158,7 @@ pub struct Worker {
     receiving: Vec<(u16, RxQueue)>,
     leaving: Leaving,
     from_control: ring::Receiver<Outgoing<Mbuf>>,
+    from_peers: ring::Receiver<Handed>,
     clock: Clock,
     idle: Idle,
 }
@@ -152,6 +169,10 @@ pub struct Links {
     pub to_control: ring::Sender<ToControl>,
     /// Frames from the control core, to be sent.
     pub from_control: ring::Receiver<Outgoing<Mbuf>>,
+    /// Frames for other workers, by their number.
+    pub to_peers: Vec<ring::Sender<Handed>>,
+    /// Frames from other workers.
+    pub from_peers: ring::Receiver<Handed>,
 }
 
 impl Worker {
@@ -177,6 +198,8 @@ impl Worker {
         let leaving = Leaving {
             ports,
             to_control: links.to_control,
+            to_peers: links.to_peers,
+            peer_full: 0,
             sent: 0,
             sent_bytes: 0,
             refused: 0,
@@ -188,6 +211,7 @@ impl Worker {
             receiving,
             leaving,
             from_control: links.from_control,
+            from_peers: links.from_peers,
             clock: Clock::new(),
             idle,
         }
@@ -219,6 +243,15 @@ impl Worker {
                 self.pipeline
                     .process(snapshot, now, *port, &mut burst, &mut self.leaving);
             }
+        }
+        if !self.from_peers.is_empty() {
+            received += take_handed(
+                &mut self.from_peers,
+                &mut self.pipeline,
+                snapshot,
+                now,
+                &mut self.leaving,
+            );
         }
         if received > 0 {
             self.leaving.flush_all();
@@ -261,4 +294,30 @@ impl Worker {
         }
         count
     }
+}
+
+/// Processes what other workers received for this one. Bounded by a burst a round; frames that came
+/// in by one port go through the pipeline together.
+#[cold]
+fn take_handed(
+    from_peers: &mut ring::Receiver<Handed>,
+    pipeline: &mut Pipeline,
+    snapshot: &Snapshot,
+    now: Tick,
+    leaving: &mut Leaving,
+) -> usize {
+    let mut count = 0;
+    let mut burst: ArrayVec<Mbuf, BURST> = ArrayVec::new();
+    let mut port = 0;
+    for (came_by, frame) in from_peers.drain(BURST) {
+        if came_by != port {
+            pipeline.process_handed(snapshot, now, port, &mut burst, leaving);
+            port = came_by;
+        }
+        count += 1;
+        // Never full: a burst is drained at most.
+        let _ = burst.try_push(frame);
+    }
+    pipeline.process_handed(snapshot, now, port, &mut burst, leaving);
+    count
 }

@@ -52,6 +52,9 @@ pub trait Sink<B> {
     fn punt(&mut self, port: u16, frame: B);
     /// Rewritten for this neighbour, whose MAC is not known yet: for the control core to keep.
     fn hold(&mut self, neighbour: Neighbour, frame: B);
+    /// For the worker with this number, whose flow it is; it came in by this port, has not been
+    /// changed, and is counted as received. The other worker's [`Pipeline::process_handed`] takes it.
+    fn hand_over(&mut self, worker: u16, port: u16, frame: B);
     /// Dropped; the counter has been raised.
     fn free(&mut self, frame: B) {
         drop(frame);
@@ -109,6 +112,21 @@ impl Pipeline {
         burst: &mut ArrayVec<B, BURST>,
         sink: &mut S,
     ) {
+        let bytes: usize = burst.iter().map(Buffer::len).sum();
+        self.counters.add(counters::RECEIVED, burst.len() as u64);
+        self.counters.add(counters::RECEIVED_BYTES, bytes as u64);
+        self.process_handed(snapshot, now, port, burst, sink);
+    }
+
+    /// As [`Pipeline::process`], for frames that another worker received by `port`, and counted.
+    pub fn process_handed<B: Buffer, S: Sink<B>>(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Tick,
+        port: u16,
+        burst: &mut ArrayVec<B, BURST>,
+        sink: &mut S,
+    ) {
         let Some(filter) = self.filters.get(usize::from(port)) else {
             burst.clear();
             return;
@@ -122,9 +140,7 @@ impl Pipeline {
         } = self;
         let services = &*snapshot.services;
         self.features.run(|| {
-            let bytes = read::all(filter, burst, lanes);
-            counters.add(counters::RECEIVED, burst.len() as u64);
-            counters.add(counters::RECEIVED_BYTES, bytes);
+            read::all(filter, burst, lanes);
             let lanes = &mut lanes[..burst.len()];
             look_up::all(services, hasher, conntrack, lanes);
             steer::all(services, now, conntrack, counters, lanes);

@@ -6,21 +6,18 @@ use weir_shm::counters::DropReason;
 use super::lane::{Lanes, Verdict};
 use crate::parse::{Filter, Kind, Parsed, parse};
 
-/// Hot: parses the frames of a burst; gives their bytes. A transport packet's verdict stays open
+/// Hot: parses the frames of a burst. A transport packet's verdict stays open
 /// (`Forward`); ICMP is left to the next stage, which knows whose address it goes to.
 #[inline(always)]
-pub fn all<B: Buffer>(filter: &Filter, burst: &[B], lanes: &mut Lanes) -> u64 {
+pub fn all<B: Buffer>(filter: &Filter, burst: &[B], lanes: &mut Lanes) {
     for frame in burst {
         frame.prefetch();
     }
-    let mut bytes = 0;
     for (frame, lane) in burst.iter().zip(lanes) {
-        let data = frame.data();
-        bytes += data.len() as u64;
         lane.verdict = if frame.is_segmented() {
             Verdict::Drop(DropReason::Segmented)
         } else {
-            match parse(data, filter, &mut lane.packet) {
+            match parse(frame.data(), filter, &mut lane.packet) {
                 Ok(Kind::Transport) => Verdict::Forward,
                 Ok(Kind::Other(Parsed::Icmp(packet))) => {
                     lane.packet = packet;
@@ -31,5 +28,4 @@ pub fn all<B: Buffer>(filter: &Filter, burst: &[B], lanes: &mut Lanes) -> u64 {
             }
         };
     }
-    bytes
 }

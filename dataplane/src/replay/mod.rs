@@ -145,6 +145,11 @@ impl Sink<HeapBuffer> for Leaving {
     fn hold(&mut self, neighbour: Neighbour, frame: HeapBuffer) {
         self.held.push((neighbour, frame));
     }
+
+    fn hand_over(&mut self, _: u16, _: u16, frame: HeapBuffer) {
+        // There is one worker.
+        self.free(frame);
+    }
 }
 
 struct Player {

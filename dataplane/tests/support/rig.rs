@@ -39,6 +39,10 @@ impl Sink<HeapBuffer> for Out {
     fn hold(&mut self, neighbour: Neighbour, frame: HeapBuffer) {
         self.held.push((neighbour, frame));
     }
+    fn hand_over(&mut self, _: u16, _: u16, frame: HeapBuffer) {
+        // There is one worker.
+        self.free(frame);
+    }
     fn free(&mut self, _: HeapBuffer) {
         self.freed += 1;
     }
