@@ -1,12 +1,14 @@
 //! What weir's packet path costs, measured over buffers without a device, and how Maglev behaves.
 //!
-//! `pipeline` holds the packet cases, `maglev` the paper's figures. The binary prints tables and
+//! `pipeline` holds the packet cases, `quic` the decoding of connection IDs, `maglev` the paper's
+//! figures. The binary prints tables and
 //! JSON; `make bench` runs it, and the comparison with testpmd beside it.
 
 #![forbid(unsafe_code)]
 
 pub mod maglev;
 pub mod pipeline;
+pub mod quic;
 
 /// A small generator of random numbers (xorshift64*), the same on every machine.
 #[derive(Debug, Clone)]

@@ -9,6 +9,7 @@ use clap::Parser;
 use serde::Serialize;
 use weir_benches::maglev::{self, Disruption, Evenness};
 use weir_benches::pipeline::{self, Failure, Figure, Mode};
+use weir_benches::quic::{self, Decoding};
 
 /// Measures weir's packet path over buffers, and the Maglev figures of the paper.
 #[derive(Debug, Parser)]
@@ -35,6 +36,7 @@ struct Report {
     pipeline: Vec<Figure>,
     evenness: Vec<Evenness>,
     disruption: Vec<Disruption>,
+    quic: Vec<Decoding>,
 }
 
 fn main() -> ExitCode {
@@ -66,11 +68,32 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             report.pipeline.push(figure);
         }
     }
+    quic(cli, &mut report)?;
     if !cli.no_maglev {
         maglev(&mut report);
     }
     if let Some(path) = &cli.json {
         std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
+    }
+    Ok(())
+}
+
+fn quic(cli: &Cli, report: &mut Report) -> Result<(), Failure> {
+    println!("\nQUIC-LB, from a datagram to its backend (ns a packet)");
+    println!(
+        "{:<24} {:>9} {:>8} {:>16}",
+        "connection ID", "backends", "median", "range"
+    );
+    for backends in [100, 10_000] {
+        for case in quic::CASES {
+            let figure = quic::measure(case, backends, cli.packets, cli.repetitions)?;
+            let (low, high) = figure.range;
+            println!(
+                "{:<24} {backends:>9} {:>8.1} {low:>7.1} – {high:.1}",
+                figure.name, figure.nanoseconds
+            );
+            report.quic.push(figure);
+        }
     }
     Ok(())
 }

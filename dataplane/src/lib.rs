@@ -24,6 +24,7 @@ pub mod listeners;
 pub mod maglev;
 pub mod parse;
 pub mod pipeline;
+pub mod quic;
 pub mod replay;
 pub mod scheduler;
 pub mod service;
