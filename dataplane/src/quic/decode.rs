@@ -4,7 +4,7 @@ use aes::cipher::{BlockCipherDecrypt, KeyInit};
 use aes::{Aes128, Aes128Dec};
 use weir_shm::model::QuicConfig;
 
-use super::feistel::{self, Shape, left_aligned};
+use super::feistel::{Shape, block};
 
 /// Octets of server ID and nonce that make one AES block.
 pub(super) const BLOCK: u8 = 16;
@@ -28,9 +28,9 @@ enum Cipher {
     /// In one AES block.
     Single(Box<Aes128Dec>),
     /// In the four-pass cipher, in whose left half it is.
-    Left(Shape, Box<Aes128>),
+    Left(Box<(Shape, Aes128)>),
     /// In the four-pass cipher, longer than the left half.
-    Both(Shape, Box<Aes128>),
+    Both(Box<(Shape, Aes128)>),
 }
 
 impl Decoder {
@@ -45,11 +45,11 @@ impl Decoder {
             None => Cipher::Plain,
             Some(key) if len == BLOCK => Cipher::Single(Box::new(Aes128Dec::new(&key.0.into()))),
             Some(key) => {
-                let aes = Box::new(Aes128::new(&key.0.into()));
+                let key = Box::new((Shape::new(len), Aes128::new(&key.0.into())));
                 if nonce >= id {
-                    Cipher::Left(Shape::new(len), aes)
+                    Cipher::Left(key)
                 } else {
-                    Cipher::Both(Shape::new(len), aes)
+                    Cipher::Both(key)
                 }
             }
         };
@@ -70,16 +70,20 @@ impl Decoder {
             return None;
         }
         let aligned = match &self.cipher {
-            Cipher::Plain => left_aligned(text),
+            Cipher::Plain => u128::from_be_bytes(block(text)),
             Cipher::Single(aes) => {
                 let mut block = (*text.first_chunk::<{ BLOCK as usize }>()?).into();
                 aes.decrypt_block(&mut block);
                 u128::from_be_bytes(block.into())
             }
-            Cipher::Left(shape, aes) => feistel::decrypt_left(aes, *shape, shape.split(text)?).left,
-            Cipher::Both(shape, aes) => {
-                let left = feistel::decrypt_left(aes, *shape, shape.split(text)?);
-                shape.join(feistel::decrypt_right(aes, *shape, left))
+            Cipher::Left(key) => {
+                let (shape, aes) = &**key;
+                u128::from_be_bytes(shape.decrypt_left(aes, shape.split(text)?).left)
+            }
+            Cipher::Both(key) => {
+                let (shape, aes) = &**key;
+                let left = shape.decrypt_left(aes, shape.split(text)?);
+                shape.join(shape.decrypt_right(aes, left))
             }
         };
         Some(aligned >> (128 - 8 * u32::from(self.id)))

@@ -10,7 +10,7 @@ use arrayvec::ArrayVec;
 use weir_shm::model::{MAX_PLAINTEXT, QuicConfig, ServerId};
 
 use super::decode::BLOCK;
-use super::feistel::{self, Shape};
+use super::feistel::Shape;
 
 /// A connection ID of QUIC version 1: 20 octets at most.
 pub type ConnectionId = ArrayVec<u8, { MAX_PLAINTEXT as usize + 1 }>;
@@ -78,13 +78,10 @@ fn encrypt(aes: &Aes128, len: u8, text: &mut [u8]) -> Option<()> {
         return Some(());
     }
     let shape = Shape::new(len);
-    let halves = feistel::encrypt(aes, shape, shape.split(text)?);
+    let halves = shape.encrypt(aes, shape.split(text)?);
     text.fill(0);
-    for (start, half) in [
-        (0, halves.left),
-        (usize::from(shape.offset()), halves.right),
-    ] {
-        for (place, octet) in text.get_mut(start..)?.iter_mut().zip(half.to_be_bytes()) {
+    for (start, half) in [(0, halves.left), (shape.offset(), halves.right)] {
+        for (place, octet) in text.get_mut(start..)?.iter_mut().zip(half) {
             *place |= octet;
         }
     }
