@@ -15,6 +15,7 @@ use crate::conntrack::Profiles;
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::flow::{FlowHash, scale};
 use crate::forward::Mode;
+use crate::forward::tunnel::Outer;
 use crate::parse::Packet;
 
 /// Which flows a backend takes.
@@ -34,7 +35,7 @@ pub enum Takes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(align(64))]
 pub struct Backend {
-    /// Its address, of the VIP's family.
+    /// Its address: of the VIP's family, but in modes that cross families.
     pub address: Addr,
     /// The place of its service; flows of another service are not its own.
     pub service: u32,
@@ -46,6 +47,14 @@ pub struct Backend {
     pub change: Change,
     /// Its port as it lies in the frame; zero keeps the packet's.
     pub port: [u8; 2],
+    /// The place of its outer headers, in a tunnel.
+    pub outer: u32,
+    /// The largest MSS that a SYN may announce, in bytes; zero for any.
+    pub mss: u16,
+    /// Bytes that its mode adds to a packet.
+    pub overhead: u8,
+    /// What `dsr-dscp` marks its packets with.
+    pub dscp: u8,
     /// Its service's mode.
     pub mode: Mode,
     /// Its service's time-out profile.
@@ -68,6 +77,10 @@ impl Default for Backend {
             counters: 0,
             change: Change::default(),
             port: [0; 2],
+            outer: 0,
+            mss: 0,
+            overhead: 0,
+            dscp: 0,
             mode: Mode::default(),
             profile: 0,
             takes: Takes::Nothing,
@@ -151,6 +164,8 @@ pub struct Services {
     pub services: Vec<Service>,
     /// Backends; their numbers are their places here.
     pub backends: Vec<Backend>,
+    /// Outer headers of tunnels, by the places that backends name.
+    pub outers: Vec<Outer>,
     /// The time-out profiles that services and conntrack entries name.
     pub profiles: Profiles,
     /// VIPs with port and protocol, to services.

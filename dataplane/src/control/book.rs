@@ -136,6 +136,7 @@ impl Book {
             generation,
             services,
             backends,
+            outers: Vec::new(),
             profiles: Profiles::new(&self.profiles),
             vips: Endpoints::new(&vips),
             returns: Endpoints::new(&returns),
@@ -399,7 +400,7 @@ fn line(
         port,
         mode: service.forwarding.into(),
         profile,
-        takes: Takes::Nothing,
+        ..Backend::default()
     }
 }
 

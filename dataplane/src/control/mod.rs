@@ -8,6 +8,7 @@
 //! daemon and `replay` drive the same code.
 
 pub mod book;
+mod equip;
 pub mod lookup;
 pub mod neighbours;
 pub mod netstack;
@@ -525,7 +526,11 @@ fn book_services(
             .next_hop(backend.address)
             .map_or(u32::MAX, |hop| neighbours.number(hop))
     };
-    Ok(book.services(generation, pool, drained, &own, hop)?)
+    let mut services = book.services(generation, pool, drained, &own, hop)?;
+    equip::equip(&mut services, pool, config, |service, backend| {
+        book.number(service, backend)
+    });
+    Ok(services)
 }
 
 fn adjacency(

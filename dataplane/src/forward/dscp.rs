@@ -82,7 +82,7 @@ fn mark_v6(header: &mut [u8; ipv6::LEN], address: Addr, dscp: u8) -> Delta {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parse::{Accepts, Parsed, parse};
+    use crate::parse::{Accepts, Parsed, general};
     use etherparse::{
         Icmpv4Type, IpHeaders, NetSlice, PacketBuilder, SlicedPacket, TransportSlice,
     };
@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn packet(frame: &[u8]) -> Packet {
-        match parse(frame, ANY).unwrap() {
+        match general(frame, ANY).unwrap() {
             Parsed::Transport(packet) => packet,
             other => panic!("{other:?}"),
         }

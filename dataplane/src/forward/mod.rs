@@ -15,6 +15,7 @@ pub mod tunnel;
 
 use weir_engine::buffer::Buffer;
 use weir_shm::counters::DropReason;
+use weir_shm::model::Forwarding;
 
 use crate::flow::FlowHash;
 use crate::parse::Packet;
@@ -29,16 +30,22 @@ pub enum Mode {
     DsrL2,
     /// Destination address and port change; answers come back through weir.
     Nat,
-    /// The modes that the packet path does not have yet.
-    Ahead,
+    /// The packet inside another, whichever tunnel it is; see [`tunnel`].
+    Tunnel,
+    /// Destination address, and a DSCP that stands for the VIP.
+    DsrDscp,
 }
 
-impl From<weir_shm::model::Forwarding> for Mode {
-    fn from(forwarding: weir_shm::model::Forwarding) -> Self {
+impl From<Forwarding> for Mode {
+    fn from(forwarding: Forwarding) -> Self {
         match forwarding {
-            weir_shm::model::Forwarding::DsrL2 => Self::DsrL2,
-            weir_shm::model::Forwarding::Nat => Self::Nat,
-            _ => Self::Ahead,
+            Forwarding::DsrL2 => Self::DsrL2,
+            Forwarding::Nat => Self::Nat,
+            Forwarding::DsrIpip
+            | Forwarding::DsrGue
+            | Forwarding::DsrGre
+            | Forwarding::DsrGeneve => Self::Tunnel,
+            Forwarding::DsrDscp => Self::DsrDscp,
         }
     }
 }
@@ -70,7 +77,11 @@ impl Mode {
         match self {
             Self::DsrL2 => Ok(()),
             Self::Nat => nat::to_backend(frame.data_mut(), steered.packet, steered.backend),
-            Self::Ahead => Err(DropReason::NoRoute),
+            Self::Tunnel => tunnel::to_backend(frame, steered),
+            Self::DsrDscp => {
+                let Backend { address, dscp, .. } = *steered.backend;
+                dscp::to_backend(frame.data_mut(), steered.packet, address, dscp)
+            }
         }
     }
 
@@ -87,7 +98,7 @@ impl Mode {
         backend: &Backend,
     ) -> Result<(), DropReason> {
         match self {
-            Self::DsrL2 | Self::Ahead => Err(DropReason::NotOurs),
+            Self::DsrL2 | Self::Tunnel | Self::DsrDscp => Err(DropReason::NotOurs),
             Self::Nat => nat::to_client(frame.data_mut(), packet, service, backend),
         }
     }

@@ -17,10 +17,51 @@ use std::net::IpAddr;
 use weir_engine::buffer::Buffer;
 use weir_engine::wire::{checksum, ethernet, ethernet::ethertype, ipv4, ipv6, protocol, udp};
 use weir_shm::counters::DropReason;
-use weir_shm::model::{OuterChecksum, TunnelSource};
+use weir_shm::model::{Forwarding, OuterChecksum, Service, TunnelSource};
 
+use super::{Steered, geneve, gre, gue, ipip};
 use crate::address::Version;
 use crate::parse::Packet;
+
+/// Hot: a client's packet inside another, to its backend.
+///
+/// # Errors
+/// As [`Outer::encapsulate`].
+#[inline]
+pub fn to_backend<B: Buffer>(frame: &mut B, steered: &Steered<'_>) -> Result<(), DropReason> {
+    let outers = &steered.services.outers;
+    let outer = outers.get(steered.backend.outer as usize);
+    let outer = outer.ok_or(DropReason::NoBackend)?;
+    // The half of the hash that neither picks the backend nor the conntrack line: flows of one
+    // backend have all values of it.
+    outer.encapsulate(frame, steered.packet, steered.hash.fingerprint)
+}
+
+/// The outer headers that a service's packets to `backend` get, from `source`; `None` where its mode
+/// is no tunnel.
+#[must_use]
+pub fn outer(service: &Service, backend: IpAddr, source: TunnelSource) -> Option<Outer> {
+    let ends = Ends {
+        source,
+        destination: backend,
+    };
+    let inner = match service.vip.is_ipv4() {
+        true => Version::V4,
+        false => Version::V6,
+    };
+    let tunnel = &service.tunnel;
+    let checksum = tunnel.outer_udp_checksum();
+    match service.forwarding {
+        Forwarding::DsrIpip => Some(ipip::outer(ends, inner)),
+        Forwarding::DsrGue => {
+            let (variant, port) = (tunnel.gue_variant(), tunnel.gue_port());
+            Some(gue::outer(ends, inner, variant, port, checksum))
+        }
+        Forwarding::DsrGre => Some(gre::outer(ends, inner, tunnel.gre_key)),
+        Forwarding::DsrGeneve => Some(geneve::outer(ends, inner, tunnel.geneve_vni(), checksum)),
+        Forwarding::DsrL2 | Forwarding::Nat | Forwarding::DsrDscp => None,
+    }
+}
 
 /// Room for the longest outer headers: IPv6, UDP and 8 bytes of Geneve or GRE with key, and the
 /// EtherType before them. A whole number of vector registers, so that they are copied at once.

@@ -4,12 +4,13 @@ use arrayvec::ArrayVec;
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
 use weir_engine::wire::ethernet::MacAddr;
+use weir_engine::wire::tcp::flags;
 use weir_shm::counters::{self, DropReason};
 
 use super::lane::{Lane, Verdict};
 use super::{BURST, Sink, Snapshot};
 use crate::adjacency::{Adjacency, Neighbour, NextHop};
-use crate::forward::{Steered, link};
+use crate::forward::{Steered, link, mss};
 use crate::parse::Packet;
 use crate::service::Services;
 
@@ -97,6 +98,9 @@ fn forward<B: Buffer>(
         backend,
         services,
     };
+    if lane.packet.tcp_flags & flags::SYN != 0 && backend.mss != 0 {
+        clamp(frame, &lane.packet, backend.mss);
+    }
     if let Err(reason) = backend.mode.forward(frame, &steered) {
         return Outcome::Drop(reason);
     }
@@ -129,6 +133,9 @@ fn give_back<B: Buffer>(
         return Outcome::Drop(DropReason::NoService);
     };
     let bytes = frame.len() as u64;
+    if packet.tcp_flags & flags::SYN != 0 && backend.mss != 0 {
+        clamp(frame, packet, backend.mss);
+    }
     if let Err(reason) = backend.mode.give_back(frame, packet, service, backend) {
         return Outcome::Drop(reason);
     }
@@ -144,6 +151,18 @@ fn give_back<B: Buffer>(
         tally.add(backend.service, Way::Return, bytes);
     }
     outcome
+}
+
+/// Lowers the MSS that a SYN announces.
+#[cold]
+#[inline(never)]
+fn clamp<B: Buffer>(frame: &mut B, packet: &Packet, mss: u16) {
+    // Padding behind the packet is none of the segment.
+    let end = usize::from(packet.network) + usize::from(packet.ip_len);
+    let segment = frame.data_mut().get_mut(usize::from(packet.transport)..end);
+    if let Some(segment) = segment {
+        mss::clamp(segment, mss);
+    }
 }
 
 /// Addresses a rewritten frame to its next hop.

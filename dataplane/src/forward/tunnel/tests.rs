@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::forward::{geneve, gre, gue, ipip};
-use crate::parse::{Accepts, Parsed, parse};
+use crate::parse::{Accepts, Parsed, general};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use weir_engine::buffer::HeapBuffer;
@@ -122,7 +122,7 @@ fn client(inner: Version, tcp: bool, traffic_class: u8, payload: &[u8], tagged: 
 }
 
 fn packet(frame: &[u8]) -> Packet {
-    match parse(frame, ANY).unwrap() {
+    match general(frame, ANY).unwrap() {
         Parsed::Transport(packet) => packet,
         other => panic!("{other:?}"),
     }

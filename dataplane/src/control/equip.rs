@@ -1,0 +1,44 @@
+//! What backends need beyond their address: outer headers, marks, and the clamp on TCP's MSS.
+//!
+//! Done when a pool is put in force, after the book has numbered its backends, so that the packet
+//! path copies and compares and works nothing out.
+
+use weir_shm::model::Pool;
+
+use crate::config::Config;
+use crate::forward::tunnel;
+use crate::service::Services;
+
+/// Equips the backends of `services`, which were made of `pool`; `number` gives a backend's number
+/// by the names of its service and its own.
+pub(super) fn equip(
+    services: &mut Services,
+    pool: &Pool,
+    config: &Config,
+    number: impl Fn(&str, &str) -> Option<u32>,
+) {
+    for service in &pool.services {
+        let needs = service.forwarding.is_tunnel()
+            || service.tunnel.dscp.is_some()
+            || service.tunnel.mss_clamp.is_some();
+        if !needs {
+            continue;
+        }
+        for backend in &service.backends {
+            let outer = config
+                .tunnel_source(service, backend.address)
+                .and_then(|source| tunnel::outer(service, backend.address, source));
+            let line = number(&service.name, &backend.name(service))
+                .and_then(|number| services.backends.get_mut(number as usize));
+            let Some(line) = line else { continue };
+            line.mss = service.tunnel.mss_clamp.unwrap_or(0);
+            line.dscp = service.tunnel.dscp.unwrap_or(0);
+            if let Some(outer) = outer {
+                // Headers are 56 bytes at most, backends 131,072.
+                line.overhead = outer.overhead() as u8;
+                line.outer = services.outers.len() as u32;
+                services.outers.push(outer);
+            }
+        }
+    }
+}
