@@ -91,6 +91,10 @@ pub(crate) fn show(
         timeout("udp")
     )?;
     writeln!(out, "ping        {}", service.ping)?;
+    if let (Some(pool), Some(client)) = (&service.snat_pool, service.client_address) {
+        writeln!(out, "snat pool   {}", pool.join(", "))?;
+        writeln!(out, "client      told by {client}")?;
+    }
     writeln!(out, "health      {}", service.health)?;
     for (place, config) in service.quic.iter().flatten().enumerate() {
         let head = if place == 0 { "quic" } else { "" };

@@ -7,7 +7,9 @@ use weir_shm::counters::{
     BYTES, NEW_FLOWS, PACKETS, RETURN_BYTES, RETURN_PACKETS, backend_base, service_base,
 };
 use weir_shm::duration;
-use weir_shm::model::{self, Admin, NO_DEADLINE, PortMatch, Protocol, QuicConfig, ServerIds};
+use weir_shm::model::{
+    self, Admin, Forwarding, NO_DEADLINE, PortMatch, Protocol, QuicConfig, ServerIds,
+};
 use weir_shm::segment::directory::{BackendState, RunningDirectory, ServiceEntry};
 use weir_shm::segment::mailbox::{Answer, Question};
 
@@ -39,6 +41,12 @@ pub(crate) struct ServiceView {
     /// How connection IDs are read, without keys; for QUIC only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) quic: Option<Vec<Value>>,
+    /// full-nat only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) snat_pool: Option<Vec<String>>,
+    /// full-nat only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) client_address: Option<&'static str>,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
     pub(crate) new_flows: u64,
@@ -114,6 +122,7 @@ impl View {
     fn service_view(&self, service: &model::Service, entry: &ServiceEntry) -> ServiceView {
         let count = |index| self.counters.sum(service_base(entry.number) + index);
         let timeouts = service.timeouts;
+        let full_nat = service.forwarding == Forwarding::FullNat;
         ServiceView {
             name: service.name.clone(),
             vip: service.vip.to_string(),
@@ -136,6 +145,9 @@ impl View {
             health: service.health.kind.name(),
             quic: (service.protocol == Protocol::Quic)
                 .then(|| service.quic.iter().map(quic_view).collect()),
+            snat_pool: full_nat
+                .then(|| service.snat_pool.iter().map(ToString::to_string).collect()),
+            client_address: full_nat.then(|| service.client_address.name()),
             packets: count(PACKETS),
             bytes: count(BYTES),
             new_flows: count(NEW_FLOWS),

@@ -193,7 +193,7 @@ fn wrong_usage_exits_with_2() {
         "backend weight web 10.0.0.11:8080 heavy",
         "backend drain web 10.0.0.11:8080 --timeout 5",
         "service add x --vip 192.0.2.1 --port 0 --protocol tcp --forwarding nat",
-        "service add x --vip 192.0.2.1 --port 80 --protocol tcp --forwarding full-nat",
+        "service add x --vip 192.0.2.1 --port 80 --protocol tcp --forwarding half-nat",
         "lookup tcp 192.0.2.1 198.51.100.10:80",
         "--output xml status",
     ] {

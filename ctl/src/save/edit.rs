@@ -1,9 +1,11 @@
 //! Bringing a document up to date, key by key.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use toml_edit::{InlineTable, TableLike, Value};
+use toml_edit::{Array, InlineTable, TableLike, Value};
 use weir_shm::duration;
+use weir_shm::model::ClientAddress;
 use weir_shm::model::{
     Admin, Backend, DEFAULT_DEREGISTRATION_DELAY, Forced, OnDown, Ping, Pool, PortMatch, Scheduler,
     Service, Timeouts, UnknownTcp, percent,
@@ -83,6 +85,12 @@ fn service_entries(service: &Service) -> Entries {
         entries.push(("timeouts", timeouts_value(service.timeouts)));
     }
     entries.extend(changes_entries(service));
+    if !service.snat_pool.is_empty() {
+        entries.push(("snat_pool", addresses_value(&service.snat_pool)));
+    }
+    if service.client_address != ClientAddress::default() {
+        entries.push(("client_address", service.client_address.name().into()));
+    }
     entries
 }
 
@@ -124,6 +132,11 @@ const CHANGES: [&str; 5] = [
     "unknown_tcp",
     "deregistration_delay",
 ];
+
+fn addresses_value(addresses: &[IpAddr]) -> Value {
+    let texts = addresses.iter().map(ToString::to_string);
+    texts.collect::<Array>().into()
+}
 
 fn timeouts_value(timeouts: Timeouts) -> Value {
     let text = |timeout: Duration| Value::from(duration::text(timeout));
@@ -193,6 +206,16 @@ fn change_service(
             }
             _ => {}
         }
+    }
+    if old.snat_pool != new.snat_pool {
+        if new.snat_pool.is_empty() {
+            table.remove("snat_pool");
+        } else {
+            set(table, "snat_pool", addresses_value(&new.snat_pool));
+        }
+    }
+    if old.client_address != new.client_address {
+        set(table, "client_address", new.client_address.name());
     }
     if old.health != new.health {
         table.remove("health");

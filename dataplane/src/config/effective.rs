@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::duration;
+use weir_shm::model::Forwarding;
 use weir_shm::model::health::bytes_text;
 use weir_shm::model::{Admin, HealthKind, PortMatch, QuicConfig, ServerIds, Service, Tls, percent};
 
@@ -172,6 +173,13 @@ fn service(lines: &mut Lines, service: &Service) {
         "deregistration_delay",
         &duration::or_never(service.deregistration_delay),
     );
+    if service.forwarding == Forwarding::FullNat {
+        lines.raw(
+            "snat_pool",
+            list(&service.snat_pool, |address| quoted(&address.to_string())),
+        );
+        lines.text("client_address", service.client_address.name());
+    }
     health(lines, service);
     quic(lines, service);
     for backend in &service.backends {

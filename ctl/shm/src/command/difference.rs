@@ -204,6 +204,17 @@ fn compare(old: &Service, new: &Service, entries: &mut Vec<Entry>) {
         note(&mut changes, key, &value(&pairs, key), &value(&news, key));
     }
     note(&mut changes, "ping", old.ping.name(), new.ping.name());
+    let addresses = |service: &Service| {
+        let all = service.snat_pool.iter();
+        all.map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    note(&mut changes, "snat_pool", &addresses(old), &addresses(new));
+    note(
+        &mut changes,
+        "client_address",
+        old.client_address.name(),
+        new.client_address.name(),
+    );
     let timeouts = |service: &Service| {
         let timeouts = service.timeouts;
         let all = [

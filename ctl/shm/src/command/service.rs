@@ -1,9 +1,12 @@
 //! `service …`.
 
+use std::net::IpAddr;
+
 use clap::{Args, Subcommand};
 
 use super::tunnel::TunnelArgs;
 use super::{Change, Endpoint, Refused, service_mut, unknown_service};
+use crate::model::ClientAddress;
 use crate::model::{
     Backend, DEFAULT_TABLE_SIZE, Forwarding, Ping, Pool, PortMatch, Protocol, Scheduler, Service,
     Vip,
@@ -49,7 +52,7 @@ pub struct AddService {
     /// tcp, udp or quic
     #[arg(long)]
     pub protocol: Protocol,
-    /// nat, dsr-l2, dsr-ipip, dsr-gue, dsr-gre, dsr-geneve or dsr-dscp
+    /// nat, full-nat, dsr-l2, dsr-ipip, dsr-gue, dsr-gre, dsr-geneve or dsr-dscp
     #[arg(long, value_name = "MODE")]
     pub forwarding: Forwarding,
     /// How backends are chosen
@@ -64,6 +67,12 @@ pub struct AddService {
     /// Settings of the mode
     #[command(flatten)]
     pub tunnel: TunnelArgs,
+    /// full-nat: an address that backends see; may be repeated, or a list with commas
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub snat_pool: Vec<IpAddr>,
+    /// full-nat: how backends learn the client's address: none, proxy-v2 or toa
+    #[arg(long, value_name = "HOW", default_value_t = ClientAddress::None)]
+    pub client_address: ClientAddress,
     /// A backend to begin with; may be repeated
     #[arg(long = "backend", value_name = "ADDRESS[:PORT]")]
     pub backends: Vec<Endpoint>,
@@ -115,6 +124,8 @@ impl AddService {
         service.table_size = self.table_size;
         service.ping = self.ping;
         service.tunnel = self.tunnel.settings()?;
+        service.snat_pool.clone_from(&self.snat_pool);
+        service.client_address = self.client_address;
         for endpoint in &self.backends {
             let port = endpoint.port_in(&service).map_err(Refused::Invalid)?;
             service.backends.push(Backend::new(endpoint.address, port));

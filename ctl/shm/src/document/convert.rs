@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::health::health;
 use super::{BackendDoc, BackendSpans, ServiceDoc, ServiceSpans, Source, Spans, Value};
 use super::{Diagnostic, TimeoutsDoc, tunnel};
+use crate::model::ClientAddress;
 use crate::model::{
     Admin, Backend, Forced, Forwarding, MAX_TABLE_SIZE, MAX_WEIGHT, NO_DEADLINE, OnDown,
     PORT_ACCEPTED, Ping, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts, UnknownTcp,
@@ -70,6 +71,13 @@ fn service(
         service.ping = source.word("ping", value, &Ping::accepted())?;
     }
     service.tunnel = tunnel::settings(source, doc)?;
+    if let Some(value) = &doc.snat_pool {
+        service.snat_pool = source.addresses("snat_pool", value)?;
+    }
+    if let Some(value) = &doc.client_address {
+        let accepted = ClientAddress::accepted();
+        service.client_address = source.word("client_address", value, &accepted)?;
+    }
     let mut fields = Fields::new();
     note(&mut fields, &tunnel::fields(doc));
     note(
@@ -83,6 +91,8 @@ fn service(
             ("scheduler", doc.scheduler.as_ref()),
             ("table_size", doc.table_size.as_ref()),
             ("ping", doc.ping.as_ref()),
+            ("snat_pool", doc.snat_pool.as_ref()),
+            ("client_address", doc.client_address.as_ref()),
         ],
     );
     if let Some(doc) = &doc.timeouts {

@@ -56,6 +56,10 @@ pub struct ServiceDoc {
     pub unknown_tcp: Option<Value>,
     /// How long a drain waits for flows to end.
     pub deregistration_delay: Option<Value>,
+    /// The addresses that the backends of a full-nat service see.
+    pub snat_pool: Option<Value>,
+    /// How backends learn the client's address.
+    pub client_address: Option<Value>,
     /// `[service.health]`.
     pub health: Option<Spanned<HealthDoc>>,
     /// `[service.quic]`.

@@ -184,6 +184,23 @@ impl Source {
             .map_err(|_| self.refused(key, value, &format!("{text:?}"), ACCEPTED))
     }
 
+    /// An array of IP addresses.
+    ///
+    /// # Errors
+    /// When it is none, or one of its items is no address.
+    pub fn addresses(&self, key: &str, value: &Value) -> Result<Vec<IpAddr>, Diagnostic> {
+        const ACCEPTED: &str = "an array of addresses, such as [\"192.0.2.1\", \"2001:db8::1\"]";
+        let Some(items) = value.get_ref().as_array() else {
+            return Err(self.wrong_type(key, value, ACCEPTED));
+        };
+        let address = |item: &toml::Value| {
+            item.as_str()
+                .and_then(|text| text.parse().ok())
+                .ok_or_else(|| self.refused(key, value, &shown(item), ACCEPTED))
+        };
+        items.iter().map(address).collect()
+    }
+
     /// A word of a closed set, whose `FromStr` says what was found and what is accepted.
     ///
     /// # Errors

@@ -181,9 +181,9 @@ fn complaints_name_place_found_and_accepted() {
             &["\"sctp\"", "\"tcp\", \"udp\", \"quic\""],
         ),
         (
-            replaced("\"nat\"", "\"full-nat\""),
+            replaced("\"nat\"", "\"half-nat\""),
             "6:14",
-            &["\"full-nat\"", "\"dsr-l2\", \"nat\""],
+            &["\"half-nat\"", "\"dsr-l2\", \"nat\""],
         ),
         (
             replaced("\"nat\"", "true"),
@@ -238,9 +238,9 @@ fn complaints_name_place_found_and_accepted() {
             &["`sin`", "`syn`, `established`"],
         ),
         (
-            format!("{WEB}snat_pool = []\n"),
+            format!("{WEB}half_nat = []\n"),
             "7:1",
-            &["`snat_pool`", "`forwarding`"],
+            &["`half_nat`", "`forwarding`"],
         ),
         (format!("{WEB}name = \"again\"\n"), "7:1", &["`name` twice"]),
         (

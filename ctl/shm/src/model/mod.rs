@@ -4,6 +4,7 @@
 //! commands of `weirctl`, so a feature is added to the model once. What makes a pool valid is in
 //! [`Pool::validate`].
 
+mod full_nat;
 pub mod health;
 mod overlap;
 mod quic;
@@ -16,6 +17,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+pub use full_nat::MAX_SNAT;
 pub use health::{Flap, Health, HealthKind, Tls};
 pub(crate) use quic::parse_rotation;
 pub use quic::{
@@ -28,7 +30,9 @@ pub use tunnel::{
 };
 pub use validate::{Problem, Warning, is_prime};
 pub use vip::{Listening, PORT_ACCEPTED, PortMatch, VIP_ACCEPTED, Vip};
-pub use vocabulary::{Forced, Forwarding, OnDown, Ping, Protocol, Scheduler, Unknown, UnknownTcp};
+pub use vocabulary::{
+    ClientAddress, Forced, Forwarding, OnDown, Ping, Protocol, Scheduler, Unknown, UnknownTcp,
+};
 
 /// Services that a pool can hold.
 pub const MAX_SERVICES: usize = 4096;
@@ -98,6 +102,10 @@ pub struct Service {
     pub unknown_tcp: UnknownTcp,
     /// How long a drain waits for flows to end; [`NO_DEADLINE`] for as long as it takes.
     pub deregistration_delay: Duration,
+    /// `full-nat`: the addresses that backends see; up to [`MAX_SNAT`] of either family.
+    pub snat_pool: Vec<IpAddr>,
+    /// `full-nat`: how backends learn the client's address.
+    pub client_address: ClientAddress,
     /// In the order of the file, which decides nothing.
     pub backends: Vec<Backend>,
 }
@@ -106,6 +114,7 @@ pub struct Service {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
     /// Its address: of the VIP's family, but for modes that cross families.
+    /// Its address, of the VIP's family unless the mode translates.
     pub address: IpAddr,
     /// Its port; zero in a service for several ports, which keeps the client's.
     pub port: u16,
@@ -236,6 +245,8 @@ impl Service {
             on_down: OnDown::default(),
             unknown_tcp: UnknownTcp::default(),
             deregistration_delay: DEFAULT_DEREGISTRATION_DELAY,
+            snat_pool: Vec::new(),
+            client_address: ClientAddress::default(),
             backends: Vec::new(),
         }
     }

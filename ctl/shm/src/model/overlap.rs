@@ -138,7 +138,7 @@ fn shared(service: &Service, backend: usize, other: &str) -> String {
     format!(
         "found backend {name} of \"{}\" also in \"{other}\": two \"nat\" services cannot share a \
          backend address and port, since its answers would belong to both; accepted: another \
-         address or port, or forwarding = \"full-nat\" in a release that has it",
+         address or port, or forwarding = \"full-nat\"",
         service.name
     )
 }

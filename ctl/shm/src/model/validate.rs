@@ -116,6 +116,7 @@ impl Pool {
         self.check_ping()?;
         self.check_backends_between_services()?;
         self.check_marks()?;
+        self.check_snat_addresses()?;
         Ok(warnings)
     }
 
@@ -241,6 +242,7 @@ impl Service {
         }
         quic::check_configs(self)?;
         self.check_tunnel()?;
+        self.check_full_nat()?;
         self.check_health()
     }
 
@@ -340,6 +342,7 @@ impl Service {
                 ),
             ));
         }
+        self.check_snat_toward(backend.address)?;
         let crosses = backend.address.is_ipv4() != self.vip.is_ipv4();
         if crosses && !self.forwarding.crosses_families() {
             return Err((

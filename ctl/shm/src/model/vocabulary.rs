@@ -129,6 +129,22 @@ vocabulary! {
         /// Destination address and a DSCP that stands for the VIP; the backend answers the client
         /// directly.
         DsrDscp = 7, "dsr-dscp";
+        /// Source and destination; the answer comes back to an address of weir's own.
+        FullNat = 8, "full-nat";
+    }
+}
+
+vocabulary! {
+    /// How a backend of a `full-nat` service learns the client's address.
+    #[derive(Default)]
+    ClientAddress {
+        /// Not at all.
+        #[default]
+        None = 0, "none";
+        /// From a PROXY protocol v2 header before the stream.
+        ProxyV2 = 1, "proxy-v2";
+        /// From the TCP option TOA.
+        Toa = 2, "toa";
     }
 }
 
@@ -226,7 +242,7 @@ impl Forwarding {
     /// Whether a backend's port may differ from the service's.
     #[must_use]
     pub const fn rewrites_port(self) -> bool {
-        matches!(self, Self::Nat)
+        matches!(self, Self::Nat | Self::FullNat)
     }
 
     /// Whether packets go to backends inside others.
@@ -247,7 +263,7 @@ impl Forwarding {
     /// Whether a backend may be of another family than the VIP.
     #[must_use]
     pub const fn crosses_families(self) -> bool {
-        self.is_tunnel()
+        self.is_tunnel() || matches!(self, Self::FullNat)
     }
 
     /// Whether backends own the VIP and answer clients directly.
@@ -260,7 +276,7 @@ impl Forwarding {
             | Self::DsrGre
             | Self::DsrGeneve
             | Self::DsrDscp => true,
-            Self::Nat => false,
+            Self::Nat | Self::FullNat => false,
         }
     }
 }
@@ -280,10 +296,12 @@ mod tests {
 
     #[test]
     fn an_unknown_word_is_refused_with_the_known_ones() {
-        let error = "full-nat".parse::<Forwarding>().unwrap_err().to_string();
+        let error = "half-nat".parse::<Forwarding>().unwrap_err().to_string();
         assert_eq!(
             error,
-            r#"found "full-nat"; accepted: "dsr-l2", "nat", "dsr-ipip", "dsr-gue", "dsr-gre", "dsr-geneve", "dsr-dscp""#
+            r#"found "half-nat"; accepted: "dsr-l2", "nat", "dsr-ipip", "dsr-gue", "dsr-gre", "dsr-geneve", "dsr-dscp", "full-nat""#
         );
+        let error = "half-nat".parse::<Forwarding>().unwrap_err().to_string();
+        assert!(error.starts_with(r#"found "half-nat"; accepted: "dsr-l2", "nat""#));
     }
 }

@@ -23,7 +23,7 @@ use crate::model::{MAX_BACKENDS, MAX_SERVICES};
 /// The first bytes of every segment.
 pub const MAGIC: [u8; 8] = *b"WEIRSHM\n";
 /// The version of this layout.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// Regions begin at multiples of this.
 pub const PAGE: u64 = 4096;
@@ -64,7 +64,7 @@ pub const MAX_PORTS: usize = 64;
 pub const PORT_LEN: u64 = 256;
 
 /// Bytes of a service's record.
-pub const SERVICE_RECORD: usize = 3072;
+pub const SERVICE_RECORD: usize = 4608;
 /// Bytes of a backend's record.
 pub const BACKEND_RECORD: usize = 192;
 /// Bytes of a directory's entry for a service or backend.
@@ -146,6 +146,7 @@ mod tests {
         (4, 2_487_981_414),
         (5, 424_476_976),
         (6, 3_595_967_752),
+        (7, 3_699_983_709),
     ];
 
     /// Of everything that both sides must agree on, the form of the records included.

@@ -3,6 +3,8 @@
 //! Decoding takes nothing on trust: every number is checked against what it can be, and what comes
 //! out is validated as a pool from any other source.
 
+use std::net::IpAddr;
+
 use super::bytes::{Malformed, Reader, Writer};
 use super::health_record;
 use super::layout::{BACKEND_RECORD, SERVICE_RECORD};
@@ -12,7 +14,10 @@ use crate::model::{
     Admin, Backend, Forced, Forwarding, MAX_BACKENDS, MAX_NAME, MAX_SERVICES, OnDown, Ping, Pool,
     PortMatch, Protocol, Scheduler, Service, Timeouts, UnknownTcp, Vip,
 };
+use crate::model::{ClientAddress, MAX_SNAT};
 
+/// Bytes of an address.
+const ADDRESS: usize = 17;
 /// Room for a service's name.
 const NAME: u16 = MAX_NAME as u16 + 1;
 
@@ -124,7 +129,20 @@ fn put_service(writer: &mut Writer, service: &Service) {
     writer.u16(service.min_healthy);
     writer.u8(service.on_down.code());
     writer.u8(service.unknown_tcp.code());
+    writer.u8(service.client_address.code());
+    put_addresses(writer, &service.snat_pool);
     writer.u32(u32::try_from(service.backends.len()).unwrap_or(u32::MAX));
+    writer.pad_to(end);
+}
+
+/// Up to [`MAX_SNAT`] addresses behind their count, in as much room as that many need.
+fn put_addresses(writer: &mut Writer, addresses: &[IpAddr]) {
+    let count = addresses.len().min(MAX_SNAT);
+    writer.u8(count as u8);
+    let end = writer.len() + MAX_SNAT * ADDRESS;
+    for address in addresses.iter().take(count) {
+        writer.address(*address);
+    }
     writer.pad_to(end);
 }
 
@@ -182,6 +200,11 @@ fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
     let min_healthy = reader.u16()?;
     let on_down = known(OnDown::from_code(reader.u8()?), "what to do with flows")?;
     let unknown_tcp = known(UnknownTcp::from_code(reader.u8()?), "the answer to TCP")?;
+    let client_address = known(
+        ClientAddress::from_code(reader.u8()?),
+        "the way to tell the client's address",
+    )?;
+    let snat_pool = take_addresses(&mut reader)?;
     let backends = reader.u32()?;
     reader.padding("it")?;
     let mut service = Service::new(&name, vip, port, protocol, forwarding);
@@ -197,7 +220,23 @@ fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
     service.min_healthy = min_healthy;
     service.on_down = on_down;
     service.unknown_tcp = unknown_tcp;
+    service.client_address = client_address;
+    service.snat_pool = snat_pool;
     Ok((service, backends))
+}
+
+fn take_addresses(reader: &mut Reader<'_>) -> Result<Vec<IpAddr>, Malformed> {
+    let count = usize::from(reader.u8()?);
+    if count > MAX_SNAT {
+        return Err(Malformed::new(format!("it claims {count} SNAT addresses")));
+    }
+    let mut addresses = Vec::with_capacity(count);
+    for _ in 0..count {
+        addresses.push(reader.address("a SNAT address")?);
+    }
+    let rest = Reader::new(reader.raw((MAX_SNAT - count) * ADDRESS)?);
+    rest.padding("the list of SNAT addresses")?;
+    Ok(addresses)
 }
 
 fn take_backend(mut reader: Reader<'_>) -> Result<Backend, Malformed> {

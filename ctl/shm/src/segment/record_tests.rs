@@ -137,8 +137,18 @@ pub(crate) fn sample() -> Pool {
         server_ids: ServerIds::Every(id(&"ab".repeat(15))),
         ..Backend::new(address("10.0.2.11"), 0)
     }];
+    let mut translated = Service::new(
+        "translated",
+        address("2001:db8::20"),
+        PortMatch::Exact(443),
+        Protocol::Tcp,
+        Forwarding::FullNat,
+    );
+    translated.snat_pool = vec![address("10.0.0.5"), address("2001:db8::5")];
+    translated.client_address = ClientAddress::ProxyV2;
+    translated.backends = vec![Backend::new(address("10.0.0.14"), 8443)];
     Pool {
-        services: vec![web, all, quic, one, far],
+        services: vec![web, all, quic, one, far, translated],
     }
 }
 
