@@ -44,6 +44,8 @@ worker_counters! {
     13 BUSY_POLLS "busy_polls" "Rounds in which a frame came in.";
     14 HELD "held" "Packets that waited for a neighbour.";
     15 EVENTS_LOST "events_lost" "Messages to the control core that found its queue full.";
+    24 TOA_NO_ROOM "toa_no_room" "Segments that should have told the client's address and had no room for the option TOA.";
+    25 HANDED_OVER "handed_over" "Frames handed to the worker whose session they belong to.";
 }
 
 /// Counters of a worker's own, spare ones included.
@@ -166,6 +168,10 @@ drop_reasons! {
     IcmpNoFlow = 40 "icmp_no_flow" "An ICMP error about a packet that no backend can have sent.";
     PingRefused = 41 "ping_refused" "An echo request to a VIP whose services say drop, or have no backend to forward it to.";
     PeerQueueFull = 42 "peer_queue_full" "Another worker's, whose queue of frames from its peers was full.";
+    NoSession = 60 "no_session" "To an address that full-nat sends from, but no session has the port and backend.";
+    SessionsExhausted = 61 "sessions_exhausted" "A new flow of a full-nat service that found every session of its worker taken.";
+    SnatPortsExhausted = 62 "snat_ports_exhausted" "A new flow of a full-nat service that found no port in its SNAT pool.";
+    Untranslatable = 63 "untranslatable" "Cannot be translated between IPv4 and IPv6: a source route or an authentication header.";
 }
 
 const _: () = assert!(DropReason::ALL.len() <= DROPS_LEN);
