@@ -74,6 +74,10 @@ impl Sink<HeapBuffer> for Back {
     fn hold(&mut self, _: Neighbour, _: HeapBuffer) {
         self.lost += 1;
     }
+    fn answer(&mut self, _: u16, frame: HeapBuffer) {
+        // A packet of the bench needs no answer.
+        self.free(frame);
+    }
     fn hand_over(&mut self, _: u16, _: u16, frame: HeapBuffer) {
         // There is one worker.
         self.free(frame);
@@ -111,7 +115,7 @@ fn config(mode: Mode, flows: u32) -> String {
 
 /// A pipeline with its pool in force, ready to be fed.
 struct Bench {
-    pipeline: Pipeline,
+    pipeline: Pipeline<HeapBuffer>,
     snapshot: Reader<Snapshot>,
     // Keeps what is published alive.
     _control: Control<Heap>,

@@ -123,6 +123,18 @@ pub struct Adjacency {
     /// Longest prefix first.
     routes4: Vec<Masked>,
     routes6: Vec<Masked>,
+    own: Vec<Own>,
+}
+
+/// A port's own address, with the length of its network's prefix in bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Own {
+    /// The port's number.
+    pub port: u16,
+    /// The address.
+    pub address: IpAddr,
+    /// Its network's prefix length.
+    pub prefix: u8,
 }
 
 /// A route as the packet path compares it: in the frame's byte order.
@@ -211,7 +223,29 @@ impl Adjacency {
             by_address: Endpoints::new(&pairs),
             routes4: routes.iter().filter_map(Masked::new4).collect(),
             routes6: routes.iter().filter_map(Masked::new6).collect(),
+            own: Vec::new(),
         }
+    }
+
+    /// The same with the ports' own addresses.
+    #[must_use]
+    pub fn with_own(mut self, own: Vec<Own>) -> Self {
+        self.own = own;
+        self
+    }
+
+    /// The address of a port to speak to `address` from: the one on its network, else the first of
+    /// its family. Looks at each own address.
+    #[must_use]
+    pub fn own_toward(&self, port: u16, version: Version, address: Addr) -> Option<Addr> {
+        let address = address.to_ip(version);
+        let of_port = |own: &&Own| own.port == port && Version::of(&own.address) == version;
+        let mut candidates = self.own.iter().filter(of_port);
+        let first = candidates.clone().next();
+        candidates
+            .find(|own| covers(own.address, own.prefix, address))
+            .or(first)
+            .map(|own| own.address.into())
     }
 
     /// Hot: what an ordinary frame to the hop with this number needs.

@@ -10,6 +10,8 @@ use weir_engine::memory::prefetch_read;
 use weir_engine::wire::checksum::Folded;
 use weir_engine::wire::protocol;
 
+use weir_shm::model::Ping;
+
 use crate::address::{Addr, Version};
 use crate::conntrack::Profiles;
 use crate::endpoints::{Endpoint, Endpoints};
@@ -112,6 +114,8 @@ pub struct Service {
     pub vip: Addr,
     /// The VIP's port as it lies in the frame; zero for any.
     pub port: [u8; 2],
+    /// What becomes of pings to the VIP.
+    pub ping: Ping,
     /// Its time-out profile's number.
     pub profile: u8,
     /// Its first counter.
@@ -155,6 +159,9 @@ pub enum Owner {
     NotOurs,
 }
 
+/// What [`Services::local`] holds for a port's own address.
+pub const OWN: u32 = u32::MAX;
+
 /// All services of one generation.
 #[derive(Debug)]
 pub struct Services {
@@ -170,9 +177,11 @@ pub struct Services {
     pub profiles: Profiles,
     /// VIPs with port and protocol, to services.
     pub vips: Endpoints,
-    /// Backends of `nat` services with port and protocol, to backends' numbers.
+    /// Backends of `nat` services with port and protocol, and their addresses alone, to backends'
+    /// numbers.
     pub returns: Endpoints,
-    /// VIPs and the ports' own addresses, alone.
+    /// VIPs and the ports' own addresses, alone: [`OWN`], or the place of the service that answers
+    /// for the VIP where there is no port to tell.
     pub local: Endpoints,
     /// Whether any service has `port = "any"`.
     pub any_port: bool,
@@ -231,6 +240,14 @@ impl Services {
         self.backends
             .get(number as usize)
             .filter(|backend| backend.service == service && backend.takes != Takes::Nothing)
+    }
+
+    /// The place of the service that answers for a VIP where there is no port to tell.
+    #[must_use]
+    pub fn at_vip(&self, version: Version, address: Addr) -> Option<u32> {
+        self.local
+            .get(Endpoint::address(version, address))
+            .filter(|place| *place != OWN)
     }
 
     /// Whether `address` is a VIP or a port's own.

@@ -17,7 +17,7 @@ use crate::address::{Addr, Version};
 use crate::conntrack::{Profile, Profiles};
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::maglev::{self, Member};
-use crate::service::{Backend, Change, NO_SERVICE, Service, Services, Takes, protocol_number};
+use crate::service::{Backend, Change, NO_SERVICE, OWN, Service, Services, Takes, protocol_number};
 
 /// Time-out profiles that conntrack entries can name.
 const PROFILES: usize = 256;
@@ -127,11 +127,7 @@ impl Book {
         }
         let vips = vips(pool);
         let returns = self.returns(pool, &mut backends);
-        let vip_addresses = pool.services.iter().map(|service| service.vip.address());
-        let local: Vec<(Endpoint, u32)> = vip_addresses
-            .chain(own.iter().copied())
-            .map(|address| (Endpoint::address(Version::of(&address), address.into()), 0))
-            .collect();
+        let local = local(pool, own);
         Ok(Services {
             generation,
             services,
@@ -215,6 +211,7 @@ impl Book {
             mode: service.forwarding.into(),
             vip: service.vip.address().into(),
             port,
+            ping: service.ping,
             profile,
             counters: counters::service_base(chapter.number) as u32,
             table: chapter.table(members, service.table_size, tables_built),
@@ -257,6 +254,17 @@ impl Book {
             }
         }
         present.extend(departed);
+        // Pieces of datagrams, but for the first, have no port.
+        let alone: Vec<(Endpoint, u32)> = present
+            .iter()
+            .filter_map(|(_, number)| {
+                let backend = all.get(*number as usize)?;
+                let service = pool.services.get(backend.service as usize)?;
+                let version = Version::of(&service.vip.address());
+                Some((Endpoint::address(version, backend.address), *number))
+            })
+            .collect();
+        present.extend(alone);
         present
     }
 
@@ -402,6 +410,18 @@ fn line(
         profile,
         ..Backend::default()
     }
+}
+
+/// VIPs, each to the first of its services by protocol, port and name, and own addresses.
+fn local(pool: &Pool, own: &[IpAddr]) -> Vec<(Endpoint, u32)> {
+    let key = |address: IpAddr| Endpoint::address(Version::of(&address), address.into());
+    let mut services: Vec<(u32, &model::Service)> = (0u32..).zip(&pool.services).collect();
+    services.sort_by_key(|(_, service)| (service.protocol, service.port, &service.name));
+    services
+        .into_iter()
+        .map(|(place, service)| (key(service.vip.address()), place))
+        .chain(own.iter().map(|address| (key(*address), OWN)))
+        .collect()
 }
 
 /// VIPs to services.

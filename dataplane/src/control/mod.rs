@@ -26,7 +26,7 @@ use weir_shm::counters::{self, DropReason};
 use weir_shm::model::{self, Admin, Pool};
 
 use crate::address::Version;
-use crate::adjacency::{Adjacency, Egress, Neighbour};
+use crate::adjacency::{Adjacency, Egress, Neighbour, Own};
 use crate::config::Config;
 use crate::conntrack::ConntrackReader;
 use crate::flow::FlowHasher;
@@ -549,7 +549,14 @@ fn adjacency(
         })
         .collect();
     let routes = config.routes_with(|neighbour| neighbours.number(neighbour));
-    Adjacency::new(ports, routes, neighbours.hops().list())
+    let own = (0u16..).zip(&config.ports).flat_map(|(number, port)| {
+        port.addresses.iter().map(move |network| Own {
+            port: number,
+            address: network.address,
+            prefix: network.prefix,
+        })
+    });
+    Adjacency::new(ports, routes, neighbours.hops().list()).with_own(own.collect())
 }
 
 /// The ports' addresses, and the link-local one of each port that speaks IPv6 (RFC 4291, appendix

@@ -26,7 +26,7 @@ use weir_engine::worker::{Worker, WorkerError};
 use weir_shm::counters as layout;
 
 use crate::config::{Config, Idle, Memory};
-use crate::conntrack::Conntrack;
+use crate::conntrack::{Conntrack, ConntrackReader};
 use crate::control::neighbours::HELD_IN_ALL;
 use crate::control::{Control, PortFacts, Refusal};
 use crate::flow::{FlowHasher, HashKey};
@@ -180,16 +180,19 @@ fn balance(
     let (to_worker, from_control) = ring::ring(RING);
     let mut from_control = Some(from_control);
     let mut blocks: Vec<CounterReader> = Vec::new();
-    let mut tables = Vec::new();
     let mut prepared = Vec::new();
+    let conntracks = (0..count)
+        .map(|_| Conntrack::new(config.engine.flows_per_worker, huge))
+        .collect::<Result<Vec<_>, _>>()?;
+    let tables: Vec<ConntrackReader> = conntracks.iter().map(Conntrack::reader).collect();
     let (to_peers, from_peers): (Vec<_>, Vec<_>) = (0..count).map(|_| ring::ring(RING)).unzip();
     let mut from_peers = from_peers.into_iter();
-    for (snapshot, queues) in readers.into_iter().zip(queues) {
+    let each = (0u16..).zip(readers).zip(queues).zip(conntracks);
+    for (((number, snapshot), queues), conntrack) in each {
         let (writer, reader) = counters(layout::BLOCK)?;
         blocks.push(reader);
-        let conntrack = Conntrack::new(config.engine.flows_per_worker, huge)?;
-        tables.push(conntrack.reader());
-        let pipeline = Pipeline::new(control.accepts(), hasher.clone(), conntrack, writer);
+        let pipeline = Pipeline::new(control.accepts(), hasher.clone(), conntrack, writer)
+            .among(number, tables.clone());
         // The first worker also sends for the control core; the others get an empty queue.
         let from_control = from_control.take().unwrap_or_else(|| ring::ring(1).1);
         let links = Links {

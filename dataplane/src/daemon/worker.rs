@@ -62,6 +62,7 @@ struct Leaving {
     peer_full: u64,
     sent: u64,
     sent_bytes: u64,
+    answered: u64,
     refused: u64,
     control_full: u64,
 }
@@ -94,6 +95,7 @@ impl Leaving {
         for (counter, amount) in [
             (counters::FORWARDED, &mut self.sent),
             (counters::FORWARDED_BYTES, &mut self.sent_bytes),
+            (counters::ANSWERED, &mut self.answered),
             (counters::drop_index(DropReason::TxFull), &mut self.refused),
             (
                 counters::drop_index(DropReason::ControlQueueFull),
@@ -143,6 +145,18 @@ impl Sink<Mbuf> for Leaving {
         self.tell(ToControl::Hold(neighbour, frame));
     }
 
+    #[cold]
+    fn answer(&mut self, port: u16, frame: Mbuf) {
+        let Some(out) = self.ports.get_mut(usize::from(port)) else {
+            return;
+        };
+        let mut frames: ArrayVec<Mbuf, 1> = ArrayVec::new();
+        let _ = frames.try_push(frame);
+        let sent = out.tx.send(&mut frames) as u64;
+        self.answered += sent;
+        self.refused += 1 - sent;
+    }
+
     fn hand_over(&mut self, worker: u16, port: u16, frame: Mbuf) {
         let peer = self.to_peers.get(usize::from(worker));
         if peer.is_none_or(|peer| peer.push((port, frame)).is_err()) {
@@ -153,7 +167,7 @@ impl Sink<Mbuf> for Leaving {
 
 /// A worker before it runs.
 pub struct Worker {
-    pipeline: Pipeline,
+    pipeline: Pipeline<Mbuf>,
     snapshot: Reader<Snapshot>,
     receiving: Vec<(u16, RxQueue)>,
     leaving: Leaving,
@@ -179,7 +193,7 @@ impl Worker {
     /// A worker over its queues, which are in the order of the ports' numbers.
     #[must_use]
     pub fn new(
-        pipeline: Pipeline,
+        pipeline: Pipeline<Mbuf>,
         snapshot: Reader<Snapshot>,
         queues: Vec<PortQueues>,
         links: Links,
@@ -202,6 +216,7 @@ impl Worker {
             peer_full: 0,
             sent: 0,
             sent_bytes: 0,
+            answered: 0,
             refused: 0,
             control_full: 0,
         };
@@ -228,6 +243,7 @@ impl Worker {
                 break;
             }
         }
+        self.pipeline.give_up(&mut self.leaving);
     }
 
     /// Hot: one round; gives the number of frames that came in or were sent for the control core.
@@ -252,6 +268,9 @@ impl Worker {
                 now,
                 &mut self.leaving,
             );
+        }
+        if self.pipeline.waiting() > 0 {
+            self.pipeline.tick(now, &mut self.leaving);
         }
         if received > 0 {
             self.leaving.flush_all();
@@ -301,7 +320,7 @@ impl Worker {
 #[cold]
 fn take_handed(
     from_peers: &mut ring::Receiver<Handed>,
-    pipeline: &mut Pipeline,
+    pipeline: &mut Pipeline<Mbuf>,
     snapshot: &Snapshot,
     now: Tick,
     leaving: &mut Leaving,

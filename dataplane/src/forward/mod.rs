@@ -18,6 +18,7 @@ use weir_shm::counters::DropReason;
 use weir_shm::model::Forwarding;
 
 use crate::flow::FlowHash;
+use crate::icmp_quote::{self, Message, Quote, Translation};
 use crate::parse::Packet;
 use crate::service::{Backend, Service, Services};
 
@@ -100,6 +101,92 @@ impl Mode {
         match self {
             Self::DsrL2 | Self::Tunnel | Self::DsrDscp => Err(DropReason::NotOurs),
             Self::Nat => nat::to_client(frame.data_mut(), packet, service, backend),
+        }
+    }
+
+    /// Changes a piece of a client's datagram that is not the first, and so has no transport header.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    #[cold]
+    pub fn forward_piece<B: Buffer>(
+        self,
+        frame: &mut B,
+        steered: &Steered<'_>,
+    ) -> Result<(), DropReason> {
+        match self {
+            Self::DsrL2 => self.forward(frame, steered),
+            Self::Nat => {
+                let to = steered.backend.address;
+                nat::readdress(frame.data_mut(), steered.packet, nat::End::Destination, to)
+            }
+        }
+    }
+
+    /// Changes a piece of a backend's datagram that is not the first.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    #[cold]
+    pub fn give_back_piece<B: Buffer>(
+        self,
+        frame: &mut B,
+        packet: &Packet,
+        service: &Service,
+    ) -> Result<(), DropReason> {
+        match self {
+            Self::DsrL2 => Err(DropReason::NotOurs),
+            Self::Nat => nat::readdress(frame.data_mut(), packet, nat::End::Source, service.vip),
+        }
+    }
+
+    /// Changes an ICMP error about an answer from the VIP for the backend that gave the answer.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    #[cold]
+    pub fn forward_error<B: Buffer>(
+        self,
+        frame: &mut B,
+        steered: &Steered<'_>,
+        message: &Message,
+        quote: &Quote,
+    ) -> Result<(), DropReason> {
+        match self {
+            Self::DsrL2 => self.forward(frame, steered),
+            Self::Nat => {
+                let backend = steered.backend;
+                let translation = Translation {
+                    destination: Some(backend.address),
+                    quoted_source: Some((backend.address, backend.port)),
+                    ..Translation::default()
+                };
+                icmp_quote::translate(frame.data_mut(), message, quote, &translation)
+            }
+        }
+    }
+
+    /// Changes an ICMP error about a client's packet, as its backend got it, for the client.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    #[cold]
+    pub fn give_back_error<B: Buffer>(
+        self,
+        frame: &mut B,
+        message: &Message,
+        quote: &Quote,
+        service: &Service,
+    ) -> Result<(), DropReason> {
+        match self {
+            Self::DsrL2 => Err(DropReason::NotOurs),
+            Self::Nat => {
+                let translation = Translation {
+                    quoted_destination: Some((service.vip, service.port)),
+                    ..Translation::default()
+                };
+                icmp_quote::translate(frame.data_mut(), message, quote, &translation)
+            }
         }
     }
 }

@@ -16,8 +16,10 @@ use crate::service::{Backend, Change, Service};
 
 /// One end of a packet: its source or its destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub enum End {
+    /// Where it comes from.
     Source,
+    /// Where it goes.
     Destination,
 }
 
@@ -85,6 +87,47 @@ pub fn to_client(
         transport: backend.change.transport_back,
     };
     translate(frame, packet, &new)
+}
+
+/// Sets the address of one end and takes one off the TTL, where there is no transport header: in a
+/// piece of a datagram that is not its first. The checksum that covers the address is in the first.
+///
+/// # Errors
+/// [`DropReason::IpTtl`] where the packet may travel no further.
+#[cold]
+pub fn readdress(
+    frame: &mut [u8],
+    packet: &Packet,
+    end: End,
+    address: Addr,
+) -> Result<(), DropReason> {
+    if packet.ttl <= 1 {
+        return Err(DropReason::IpTtl);
+    }
+    let rest = frame
+        .get_mut(usize::from(packet.network)..)
+        .ok_or(DropReason::IpLength)?;
+    match packet.version {
+        Version::V4 => {
+            let fixed = rest.first_chunk_mut().ok_or(DropReason::IpLength)?;
+            let mut header = ipv4::HeaderMut(fixed);
+            header.decrement_ttl();
+            match end {
+                End::Source => header.set_source(address.to_v4()),
+                End::Destination => header.set_destination(address.to_v4()),
+            };
+        }
+        Version::V6 => {
+            let fixed = rest.first_chunk_mut().ok_or(DropReason::IpLength)?;
+            let mut header = ipv6::HeaderMut(fixed);
+            header.decrement_hop_limit();
+            match end {
+                End::Source => header.set_source(&address.to_v6()),
+                End::Destination => header.set_destination(&address.to_v6()),
+            };
+        }
+    }
+    Ok(())
 }
 
 /// What one end of a packet becomes.

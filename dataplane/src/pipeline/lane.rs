@@ -32,6 +32,8 @@ pub enum Verdict {
     Return,
     /// An ICMP message, its addressee not looked at yet.
     Icmp,
+    /// A piece of a datagram, of which nothing is known yet but that it is one.
+    Piece,
     /// For the control core.
     Punt,
     /// Refused.

@@ -3,7 +3,6 @@
 use weir_shm::counters::DropReason;
 
 use super::lane::{Lane, Verdict};
-use crate::address::Version;
 use crate::conntrack::Conntrack;
 use crate::flow::FlowHasher;
 use crate::service::{Owner, Services};
@@ -14,8 +13,8 @@ pub fn all(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lane
     for lane in lanes {
         match lane.verdict {
             Verdict::Forward => one(services, hasher, conntrack, lane),
-            Verdict::Icmp => lane.verdict = icmp(services, lane),
-            Verdict::Return | Verdict::Punt | Verdict::Drop(_) => {}
+            Verdict::Return | Verdict::Icmp | Verdict::Piece | Verdict::Punt | Verdict::Drop(_) => {
+            }
         }
     }
 }
@@ -34,18 +33,5 @@ fn one(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lane: &m
         }
         Owner::NoService => lane.verdict = Verdict::Drop(DropReason::NoService),
         Owner::NotOurs => lane.verdict = Verdict::Drop(DropReason::NotOurs),
-    }
-}
-
-/// ICMP for our own addresses is the control core's, and neighbour discovery goes to multicast
-/// groups, which the netstack checks.
-#[cold]
-fn icmp(services: &Services, lane: &Lane) -> Verdict {
-    let (version, destination) = (lane.packet.version, lane.packet.destination);
-    let group = version == Version::V6 && destination.to_v6()[0] == 0xff;
-    if group || services.is_local(version, destination) {
-        Verdict::Punt
-    } else {
-        Verdict::Drop(DropReason::NotOurs)
     }
 }

@@ -13,6 +13,7 @@
 //! needs beyond that (ARP, ICMP, a next hop that is not resolved) goes to the control core through
 //! the sink.
 
+mod aside;
 mod lane;
 mod look_up;
 mod read;
@@ -23,14 +24,16 @@ use arrayvec::ArrayVec;
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
 use weir_engine::cpu::Features;
-use weir_shm::counters;
+use weir_shm::counters::{self, DropReason};
 
 use crate::adjacency::{Adjacency, Neighbour};
-use crate::conntrack::{Conntrack, Tick};
+use crate::conntrack::{Conntrack, ConntrackReader, Tick};
 use crate::flow::FlowHasher;
 use crate::parse::{Accepts, Filter};
 use crate::service::Services;
+use aside::Aside;
 use lane::Lanes;
+use rewrite::Asides;
 
 /// Frames of one burst.
 pub const BURST: usize = 32;
@@ -55,6 +58,9 @@ pub trait Sink<B> {
     /// For the worker with this number, whose flow it is; it came in by this port, has not been
     /// changed, and is counted as received. The other worker's [`Pipeline::process_handed`] takes it.
     fn hand_over(&mut self, worker: u16, port: u16, frame: B);
+    /// To be sent by this port: weir's own answer to a frame that came in. Whoever sends it counts
+    /// it as answered.
+    fn answer(&mut self, port: u16, frame: B);
     /// Dropped; the counter has been raised.
     fn free(&mut self, frame: B) {
         drop(frame);
@@ -62,16 +68,17 @@ pub trait Sink<B> {
 }
 
 /// A worker's packet path and what it alone writes.
-pub struct Pipeline {
+pub struct Pipeline<B> {
     filters: Vec<Filter>,
     hasher: FlowHasher,
     conntrack: Conntrack,
     counters: CounterWriter,
     lanes: Box<Lanes>,
     features: Features,
+    kept: aside::Kept<B>,
 }
 
-impl Pipeline {
+impl<B: Buffer> Pipeline<B> {
     /// From what each port accepts (by number), the flow hash, and the worker's own memory.
     #[must_use]
     pub fn new(
@@ -87,7 +94,17 @@ impl Pipeline {
             counters,
             lanes: Box::default(),
             features: Features::detect(),
+            kept: aside::Kept::default(),
         }
+    }
+
+    /// As one of several workers: this one's number, and all of their conntrack by number, which is
+    /// read where a packet's flow may be another worker's.
+    #[must_use]
+    pub fn among(mut self, worker: u16, peers: Vec<ConntrackReader>) -> Self {
+        self.kept.worker = worker;
+        self.kept.peers = peers;
+        self
     }
 
     /// The same path without wider instructions than the binary was built for: to compare.
@@ -104,7 +121,7 @@ impl Pipeline {
 
     /// Hot: takes a burst that came in by `port` at `now` through all stages. The burst is empty
     /// afterwards; every frame has gone to the sink.
-    pub fn process<B: Buffer, S: Sink<B>>(
+    pub fn process<S: Sink<B>>(
         &mut self,
         snapshot: &Snapshot,
         now: Tick,
@@ -119,7 +136,7 @@ impl Pipeline {
     }
 
     /// As [`Pipeline::process`], for frames that another worker received by `port`, and counted.
-    pub fn process_handed<B: Buffer, S: Sink<B>>(
+    pub fn process_handed<S: Sink<B>>(
         &mut self,
         snapshot: &Snapshot,
         now: Tick,
@@ -127,6 +144,7 @@ impl Pipeline {
         burst: &mut ArrayVec<B, BURST>,
         sink: &mut S,
     ) {
+        self.tick(now, sink);
         let Some(filter) = self.filters.get(usize::from(port)) else {
             burst.clear();
             return;
@@ -139,12 +157,70 @@ impl Pipeline {
             ..
         } = self;
         let services = &*snapshot.services;
+        let mut asides = Asides::new();
         self.features.run(|| {
             read::all(filter, burst, lanes);
             let lanes = &mut lanes[..burst.len()];
             look_up::all(services, hasher, conntrack, lanes);
             steer::all(services, now, conntrack, counters, lanes);
-            rewrite::all(snapshot, port, counters, burst, lanes, sink);
+            rewrite::all(snapshot, port, counters, burst, lanes, &mut asides, sink);
         });
+        if !asides.is_empty() {
+            self.handle_asides(snapshot, now, port, asides, sink);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn handle_asides<S: Sink<B>>(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Tick,
+        port: u16,
+        asides: Asides<B>,
+        sink: &mut S,
+    ) {
+        let mut aside = Aside {
+            snapshot,
+            now,
+            port,
+            hasher: &self.hasher,
+            conntrack: &mut self.conntrack,
+            counters: &self.counters,
+            kept: &mut self.kept,
+        };
+        for (frame, packet, why) in asides {
+            aside.handle(frame, &packet, why, sink);
+        }
+    }
+
+    /// Pieces of datagrams that wait for their first piece: received, and neither forwarded nor
+    /// dropped yet.
+    #[inline]
+    #[must_use]
+    pub const fn waiting(&self) -> usize {
+        self.kept.fragments.waiting()
+    }
+
+    /// Hot: lets time pass to `now`: drops the pieces that have waited too long.
+    #[inline]
+    pub fn tick<S: Sink<B>>(&mut self, now: Tick, sink: &mut S) {
+        while let Some((_, frame)) = self.kept.fragments.expired(now) {
+            self.time_out(frame, sink);
+        }
+    }
+
+    /// Drops the pieces that wait, however long: nothing comes any more.
+    pub fn give_up<S: Sink<B>>(&mut self, sink: &mut S) {
+        while let Some((_, frame)) = self.kept.fragments.give_up() {
+            self.time_out(frame, sink);
+        }
+    }
+
+    #[cold]
+    fn time_out<S: Sink<B>>(&self, frame: B, sink: &mut S) {
+        let counter = counters::drop_index(DropReason::FragmentTimeout);
+        self.counters.add(counter, 1);
+        sink.free(frame);
     }
 }

@@ -24,6 +24,7 @@ pub fn all<B: Buffer>(filter: &Filter, burst: &[B], lanes: &mut Lanes) {
                     Verdict::Icmp
                 }
                 Ok(Kind::Other(Parsed::Arp | Parsed::Transport(_))) => Verdict::Punt,
+                Err(DropReason::Fragment) => Verdict::Piece,
                 Err(reason) => Verdict::Drop(reason),
             }
         };

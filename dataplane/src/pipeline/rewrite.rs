@@ -7,6 +7,7 @@ use weir_engine::wire::ethernet::MacAddr;
 use weir_engine::wire::tcp::flags;
 use weir_shm::counters::{self, DropReason};
 
+use super::aside::Why;
 use super::lane::{Lane, Verdict};
 use super::{BURST, Sink, Snapshot};
 use crate::adjacency::{Adjacency, Neighbour, NextHop};
@@ -16,12 +17,18 @@ use crate::service::Services;
 
 /// What becomes of a frame.
 #[derive(Debug, Clone, Copy)]
-enum Outcome {
+pub(super) enum Outcome {
     Send(u16),
+    /// It has become weir's own answer.
+    Answer(u16),
     Punt,
     Hold(Neighbour),
     Drop(DropReason),
+    Aside(Why),
 }
+
+/// Frames of a burst that are set aside, each with its descriptor and the reason.
+pub(super) type Asides<B> = ArrayVec<(B, Packet, Why), BURST>;
 
 /// Hot: rewrites each frame of a burst that came in by `port` and hands it to the sink.
 #[inline(always)]
@@ -31,6 +38,7 @@ pub fn all<B: Buffer, S: Sink<B>>(
     counters: &CounterWriter,
     burst: &mut ArrayVec<B, BURST>,
     lanes: &[Lane],
+    asides: &mut Asides<B>,
     sink: &mut S,
 ) {
     let mut tally = Tally::new(&snapshot.services, counters);
@@ -40,21 +48,30 @@ pub fn all<B: Buffer, S: Sink<B>>(
             Verdict::Return => give_back(snapshot, port, &mut tally, &mut frame, lane),
             Verdict::Punt => Outcome::Punt,
             Verdict::Drop(reason) => Outcome::Drop(reason),
-            // Stage 2 leaves none of these.
-            Verdict::Icmp => Outcome::Drop(DropReason::IcmpUnsupported),
+            Verdict::Icmp => Outcome::Aside(Why::Icmp),
+            Verdict::Piece => Outcome::Aside(Why::Piece),
         };
         match outcome {
             Outcome::Send(port) => sink.send(port, frame),
-            other => aside(other, port, counters, frame, sink),
+            Outcome::Aside(why) => set_aside(asides, frame, lane, why),
+            Outcome::Drop(DropReason::IpTtl) => set_aside(asides, frame, lane, Why::Expired),
+            other => finish(other, port, counters, frame, sink),
         }
     }
     tally.flush();
 }
 
-/// What is not sent.
 #[cold]
 #[inline(never)]
-fn aside<B: Buffer, S: Sink<B>>(
+fn set_aside<B>(asides: &mut Asides<B>, frame: B, lane: &Lane, why: Why) {
+    // Never full: a burst has no more frames than this has room.
+    let _ = asides.try_push((frame, lane.packet, why));
+}
+
+/// What is not simply sent.
+#[cold]
+#[inline(never)]
+pub(super) fn finish<B: Buffer, S: Sink<B>>(
     outcome: Outcome,
     port: u16,
     counters: &CounterWriter,
@@ -63,6 +80,7 @@ fn aside<B: Buffer, S: Sink<B>>(
 ) {
     match outcome {
         Outcome::Send(port) => sink.send(port, frame),
+        Outcome::Answer(port) => sink.answer(port, frame),
         Outcome::Punt => {
             counters.add(counters::PUNTED, 1);
             sink.punt(port, frame);
@@ -73,6 +91,11 @@ fn aside<B: Buffer, S: Sink<B>>(
         }
         Outcome::Drop(reason) => {
             counters.add(counters::drop_index(reason), 1);
+            sink.free(frame);
+        }
+        // Nothing that was set aside is set aside again.
+        Outcome::Aside(_) => {
+            counters.add(counters::drop_index(DropReason::IcmpUnsupported), 1);
             sink.free(frame);
         }
     }
@@ -144,7 +167,7 @@ fn give_back<B: Buffer>(
         Some(hop) => leave(adjacency, port, frame, packet, hop),
         None => {
             let hop = adjacency.toward(packet.version, packet.destination);
-            leave_with_thought(adjacency, port, frame, packet, hop)
+            leave_toward(adjacency, port, frame, packet, hop)
         }
     };
     if !matches!(outcome, Outcome::Drop(_)) {
@@ -182,12 +205,12 @@ fn leave<B: Buffer>(
         *addresses = exit.addresses;
         return Outcome::Send(exit.port);
     }
-    leave_with_thought(adjacency, came_by, frame, packet, adjacency.hop(hop))
+    leave_toward(adjacency, came_by, frame, packet, adjacency.hop(hop))
 }
 
 /// As [`leave`], where tags, an unknown MAC or a small MTU are in the way.
 #[inline(never)]
-fn leave_with_thought<B: Buffer>(
+pub(super) fn leave_toward<B: Buffer>(
     adjacency: &Adjacency,
     came_by: u16,
     frame: &mut B,

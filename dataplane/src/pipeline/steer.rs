@@ -121,6 +121,24 @@ pub fn all(
     }
 }
 
+/// As [`all`], for one packet that is not in a burst.
+#[cold]
+pub fn alone(
+    services: &Services,
+    now: Tick,
+    conntrack: &mut Conntrack,
+    counters: &CounterWriter,
+    lane: &mut Lane,
+) {
+    let mut steering = Steering {
+        services,
+        now,
+        conntrack,
+        counters,
+    };
+    steering.one(lane);
+}
+
 /// What the second pass needs.
 struct Steering<'a> {
     services: &'a Services,

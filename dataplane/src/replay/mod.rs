@@ -129,6 +129,7 @@ pub fn run(plan: Plan) -> Result<Outcome, ReplayError> {
 #[derive(Debug, Default)]
 struct Leaving {
     sent: Vec<(u16, HeapBuffer)>,
+    answered: Vec<(u16, HeapBuffer)>,
     punted: Vec<(u16, HeapBuffer)>,
     held: Vec<(Neighbour, HeapBuffer)>,
 }
@@ -146,6 +147,10 @@ impl Sink<HeapBuffer> for Leaving {
         self.held.push((neighbour, frame));
     }
 
+    fn answer(&mut self, port: u16, frame: HeapBuffer) {
+        self.answered.push((port, frame));
+    }
+
     fn hand_over(&mut self, _: u16, _: u16, frame: HeapBuffer) {
         // There is one worker.
         self.free(frame);
@@ -156,7 +161,7 @@ struct Player {
     now: u64,
     inputs: Vec<(u16, CaptureReader)>,
     outputs: Vec<(Option<u16>, CaptureWriter)>,
-    pipeline: Pipeline,
+    pipeline: Pipeline<HeapBuffer>,
     snapshot: Reader<Snapshot>,
     control: Control<Heap>,
     counters: [CounterReader; 2],
@@ -240,6 +245,10 @@ impl Player {
             self.pipeline.counters().add(layout::FORWARDED, 1);
             self.write(port, &frame)?;
         }
+        for (port, frame) in std::mem::take(&mut self.leaving.answered) {
+            self.pipeline.counters().add(layout::ANSWERED, 1);
+            self.write(port, &frame)?;
+        }
         for (port, frame) in std::mem::take(&mut self.leaving.punted) {
             self.control.punted(self.now, port, frame.data());
         }
@@ -286,6 +295,7 @@ impl Player {
 
     fn finish(mut self, refused: usize) -> Result<Outcome, ReplayError> {
         self.control.give_up();
+        self.pipeline.give_up(&mut self.leaving);
         for (_, output) in self.outputs {
             output.finish()?;
         }

@@ -24,6 +24,7 @@ pub type Sent = (u16, Vec<u8>);
 #[derive(Default)]
 struct Out {
     sent: Vec<(u16, HeapBuffer)>,
+    answered: usize,
     punted: Vec<(u16, HeapBuffer)>,
     held: Vec<(Neighbour, HeapBuffer)>,
     freed: usize,
@@ -39,6 +40,10 @@ impl Sink<HeapBuffer> for Out {
     fn hold(&mut self, neighbour: Neighbour, frame: HeapBuffer) {
         self.held.push((neighbour, frame));
     }
+    fn answer(&mut self, port: u16, frame: HeapBuffer) {
+        self.answered += 1;
+        self.sent.push((port, frame));
+    }
     fn hand_over(&mut self, _: u16, _: u16, frame: HeapBuffer) {
         // There is one worker.
         self.free(frame);
@@ -50,7 +55,7 @@ impl Sink<HeapBuffer> for Out {
 
 pub struct Rig {
     pub control: Control<Heap>,
-    pipeline: Pipeline,
+    pipeline: Pipeline<HeapBuffer>,
     snapshot: Reader<Snapshot>,
     counters: [CounterReader; 2],
     pub now: u64,
@@ -101,15 +106,23 @@ impl Rig {
             frames.iter().map(|frame| HeapBuffer::new(frame)).collect();
         let mut out = Out::default();
         let tick = Tick::from_nanos(self.now);
+        let waited = self.pipeline.waiting();
         self.pipeline
             .process(self.snapshot.get(), tick, port, &mut burst, &mut out);
         assert!(burst.is_empty());
         let gone = out.sent.len() + out.punted.len() + out.held.len() + out.freed;
-        assert_eq!(gone, frames.len(), "every frame goes to exactly one place");
+        assert_eq!(
+            gone + self.pipeline.waiting(),
+            frames.len() + waited,
+            "every frame goes to exactly one place, or waits"
+        );
         self.snapshot.quiesce();
         self.pipeline
             .counters()
-            .add(layout::FORWARDED, out.sent.len() as u64);
+            .add(layout::FORWARDED, (out.sent.len() - out.answered) as u64);
+        self.pipeline
+            .counters()
+            .add(layout::ANSWERED, out.answered as u64);
         for (port, frame) in out.punted {
             self.control.punted(self.now, port, frame.data());
         }
@@ -160,7 +173,7 @@ impl Rig {
         let accounted = self.count(layout::FORWARDED) + self.count(layout::ANSWERED) + dropped;
         assert_eq!(
             self.count(layout::RECEIVED),
-            accounted + self.control.held() as u64
+            accounted + (self.control.held() + self.pipeline.waiting()) as u64
         );
     }
 }

@@ -1,0 +1,141 @@
+//! ICMP: errors to whom they concern, and pings.
+
+use weir_engine::buffer::Buffer;
+use weir_engine::wire::protocol;
+use weir_shm::counters::DropReason;
+use weir_shm::model::Ping;
+
+use super::Aside;
+use crate::address::Version;
+use crate::icmp_quote::{self, Kind, Message, Quote};
+use crate::parse::Packet;
+use crate::pipeline::rewrite::Outcome;
+use crate::service::Owner;
+
+impl<B: Buffer> Aside<'_, B> {
+    /// An ICMP message: an error goes where the packet that it quotes came from, a ping as its VIP's
+    /// services say. Neighbour discovery goes to groups, which the netstack checks.
+    pub(super) fn icmp(&mut self, frame: &mut B, packet: &Packet) -> Outcome {
+        let (version, destination) = (packet.version, packet.destination);
+        if version == Version::V6 && destination.to_v6()[0] == 0xff {
+            return Outcome::Punt;
+        }
+        let message = Message {
+            version,
+            network: packet.network.into(),
+            icmp: packet.transport,
+            end: u16::from(packet.network).saturating_add(packet.ip_len),
+        };
+        let bytes = frame.data().get(usize::from(message.icmp)..);
+        match icmp_quote::kind(version, bytes.unwrap_or_default()) {
+            Kind::Error => self.error(frame, packet, &message),
+            Kind::EchoRequest if self.is_local(version, destination) => self.ping(frame, packet),
+            _ if self.is_local(version, destination) => Outcome::Punt,
+            _ => Outcome::Drop(DropReason::NotOurs),
+        }
+    }
+
+    fn error(&mut self, frame: &mut B, packet: &Packet, message: &Message) -> Outcome {
+        let services = &*self.snapshot.services;
+        let (version, destination) = (packet.version, packet.destination);
+        let is_vip = services.at_vip(version, destination).is_some();
+        if !is_vip && self.is_local(version, destination) {
+            // About something that weir itself sent.
+            return Outcome::Punt;
+        }
+        let quote = match icmp_quote::read(frame.data(), message) {
+            Ok(quote) if quote.source == destination => quote,
+            Ok(_) => return Outcome::Drop(DropReason::IcmpQuote),
+            Err(reason) => return Outcome::Drop(reason),
+        };
+        // The quoted packet's other direction: what its sender was asked.
+        let asked = Packet {
+            version,
+            source: quote.destination,
+            destination: quote.source,
+            ports: quote.ports_reversed(),
+            protocol: quote.protocol,
+            ..Packet::default()
+        };
+        if matches!(quote.protocol, protocol::ICMP | protocol::ICMPV6) {
+            return self.error_about_ping(frame, packet, &asked);
+        }
+        match services.owner(&asked) {
+            Owner::Forward(place) => {
+                self.error_to_backend(frame, packet, (message, &quote), &asked, place)
+            }
+            Owner::Return(number) => {
+                self.to_client(frame, packet, number, |frame, service, backend| {
+                    backend
+                        .mode
+                        .give_back_error(frame, message, &quote, service)
+                })
+            }
+            Owner::NoService | Owner::NotOurs if is_vip => Outcome::Drop(DropReason::IcmpNoFlow),
+            Owner::NoService | Owner::NotOurs => Outcome::Drop(DropReason::NotOurs),
+        }
+    }
+
+    /// About an answer from a VIP: to the backend that gave it.
+    fn error_to_backend(
+        &self,
+        frame: &mut B,
+        packet: &Packet,
+        (message, quote): (&Message, &Quote),
+        asked: &Packet,
+        place: u32,
+    ) -> Outcome {
+        let hash = self.hasher.packet(asked);
+        let Some(number) = self.backend_of(place, hash) else {
+            return Outcome::Drop(DropReason::NoBackend);
+        };
+        self.to_backend(frame, packet, hash, number, |frame, steered| {
+            steered
+                .backend
+                .mode
+                .forward_error(frame, steered, message, quote)
+        })
+    }
+
+    /// About an echo reply from a VIP: to the backend that gave it, if one did.
+    fn error_about_ping(&self, frame: &mut B, packet: &Packet, asked: &Packet) -> Outcome {
+        let services = &*self.snapshot.services;
+        let service = services.at_vip(asked.version, asked.destination);
+        match service.and_then(|place| Some((place, services.get(place)?.ping))) {
+            Some((place, Ping::Forward)) => self.ping_to_backend(frame, packet, asked, place),
+            _ => Outcome::Drop(DropReason::IcmpNoFlow),
+        }
+    }
+
+    fn ping(&self, frame: &mut B, packet: &Packet) -> Outcome {
+        let services = &*self.snapshot.services;
+        let Some(place) = services.at_vip(packet.version, packet.destination) else {
+            return Outcome::Punt;
+        };
+        match services.get(place).map(|service| service.ping) {
+            Some(Ping::Answer) | None => Outcome::Punt,
+            Some(Ping::Drop) => Outcome::Drop(DropReason::PingRefused),
+            Some(Ping::Forward) => self.ping_to_backend(frame, packet, packet, place),
+        }
+    }
+
+    /// To the backend that the table has for the addresses of `asked`: all pings of a client go to
+    /// one backend.
+    fn ping_to_backend(
+        &self,
+        frame: &mut B,
+        packet: &Packet,
+        asked: &Packet,
+        place: u32,
+    ) -> Outcome {
+        let services = &*self.snapshot.services;
+        let hash = self.hasher.packet(&Packet { ports: 0, ..*asked });
+        let chosen = services.get(place).and_then(|service| service.choose(hash));
+        match chosen.filter(|number| services.keeps(place, *number).is_some()) {
+            Some(number) => self.to_backend(frame, packet, hash, number, |frame, steered| {
+                steered.backend.mode.forward(frame, steered)
+            }),
+            None => Outcome::Drop(DropReason::PingRefused),
+        }
+    }
+}
