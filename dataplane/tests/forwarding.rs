@@ -336,9 +336,18 @@ fn nat_sends_nothing_further_whose_ttl_ends_here() {
     let mut rig = Rig::new(CONFIG);
     for ttl in [0, 1] {
         let request = frame("203.0.113.5:4000", "198.51.100.10:80", Transport::Syn).ttl(ttl);
-        assert!(rig.play(0, &request.build()).is_empty());
+        let sent = rig.play(0, &request.build());
+        // One answer: time exceeded, from the port's own address, and nothing else.
+        let [(0, answer)] = &sent[..] else {
+            panic!("{sent:?}");
+        };
+        let icmp = etherparse::SlicedPacket::from_ethernet(answer).unwrap();
+        assert!(matches!(
+            icmp.transport,
+            Some(etherparse::TransportSlice::Icmpv4(icmp)) if icmp.slice()[..2] == [11, 0]
+        ));
     }
-    assert_eq!(rig.dropped(DropReason::IpTtl), 2);
+    rig.assert_all_accounted_for();
 }
 
 #[test]
