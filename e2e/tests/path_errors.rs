@@ -201,9 +201,7 @@ fn path_mtu(forwarding: &str) -> Result {
                 ("nat", _) => backend6(n),
                 _ => vip.to_owned(),
             };
-            let route = backend.ip(&format!("{family} route get {far} from {from}")
-                .trim()
-                .to_owned())?;
+            let route = backend.ip(format!("{family} route get {far} from {from}").trim())?;
             learnt += usize::from(route.contains(&format!("mtu {SMALL_MTU}")));
         }
         ensure!(learnt > 0, "no backend learnt the path's MTU to {far}");

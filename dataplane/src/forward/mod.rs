@@ -105,6 +105,7 @@ impl Mode {
     }
 
     /// Changes a piece of a client's datagram that is not the first, and so has no transport header.
+    /// Where the client's packet stays as it is, a piece is one like any other.
     ///
     /// # Errors
     /// The reason to drop it.
@@ -115,11 +116,11 @@ impl Mode {
         steered: &Steered<'_>,
     ) -> Result<(), DropReason> {
         match self {
-            Self::DsrL2 => self.forward(frame, steered),
             Self::Nat => {
                 let to = steered.backend.address;
                 nat::readdress(frame.data_mut(), steered.packet, nat::End::Destination, to)
             }
+            _ => self.forward(frame, steered),
         }
     }
 
@@ -135,12 +136,13 @@ impl Mode {
         service: &Service,
     ) -> Result<(), DropReason> {
         match self {
-            Self::DsrL2 => Err(DropReason::NotOurs),
             Self::Nat => nat::readdress(frame.data_mut(), packet, nat::End::Source, service.vip),
+            _ => Err(DropReason::NotOurs),
         }
     }
 
-    /// Changes an ICMP error about an answer from the VIP for the backend that gave the answer.
+    /// Changes an ICMP error about an answer from the VIP for the backend that gave the answer. Where
+    /// backends answer from the VIP themselves, it concerns them as it is.
     ///
     /// # Errors
     /// The reason to drop it.
@@ -153,7 +155,6 @@ impl Mode {
         quote: &Quote,
     ) -> Result<(), DropReason> {
         match self {
-            Self::DsrL2 => self.forward(frame, steered),
             Self::Nat => {
                 let backend = steered.backend;
                 let translation = Translation {
@@ -163,6 +164,7 @@ impl Mode {
                 };
                 icmp_quote::translate(frame.data_mut(), message, quote, &translation)
             }
+            _ => self.forward(frame, steered),
         }
     }
 
@@ -179,7 +181,6 @@ impl Mode {
         service: &Service,
     ) -> Result<(), DropReason> {
         match self {
-            Self::DsrL2 => Err(DropReason::NotOurs),
             Self::Nat => {
                 let translation = Translation {
                     quoted_destination: Some((service.vip, service.port)),
@@ -187,6 +188,7 @@ impl Mode {
                 };
                 icmp_quote::translate(frame.data_mut(), message, quote, &translation)
             }
+            _ => Err(DropReason::NotOurs),
         }
     }
 }

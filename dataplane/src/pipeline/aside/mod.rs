@@ -17,7 +17,7 @@ use weir_shm::counters::{self, DropReason};
 use super::rewrite::{Outcome, finish, leave_toward};
 use super::{Sink, Snapshot};
 use crate::address::{Addr, Version};
-use crate::conntrack::{Conntrack, ConntrackReader, Tick};
+use crate::conntrack::{Conntrack, ConntrackReader, Details, Tick};
 use crate::flow::{FlowHash, FlowHasher};
 use crate::forward::Steered;
 use crate::fragments::Fragments;
@@ -122,7 +122,7 @@ impl<B: Buffer> Aside<'_, B> {
         others
             .filter(|(worker, _)| *worker != self.kept.worker)
             .filter_map(|(_, table)| table.find(hash, self.now, &services.profiles))
-            .map(|details| details.backend())
+            .map(Details::backend)
             .find(|number| services.keeps(place, *number).is_some())
     }
 

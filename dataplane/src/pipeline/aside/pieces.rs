@@ -162,7 +162,7 @@ impl<B: Buffer> Aside<'_, B> {
                 match self.backend_at_peer_only(service, hash) {
                     Some(number) => lane.backend = number,
                     None => {
-                        steer::alone(services, self.now, self.conntrack, self.counters, &mut lane)
+                        steer::alone(services, self.now, self.conntrack, self.counters, &mut lane);
                     }
                 }
                 if let Verdict::Drop(reason) = lane.verdict {
