@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use weir_engine::rss;
 
 use crate::profile::Profile;
+use crate::schedule::Mix;
 
 /// A device's queue, as a place in the sending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,10 +16,25 @@ pub struct Lane {
     pub queue: u16,
 }
 
-/// The lane of each flow, computed once.
+/// The lane of each flow.
 #[derive(Debug, Clone)]
-pub struct Lanes {
-    by_flow: Vec<Lane>,
+pub struct Lanes(Rule);
+
+#[derive(Debug, Clone)]
+enum Rule {
+    /// There is only one.
+    One,
+    /// Computed once for each flow.
+    Listed(Vec<Lane>),
+    /// Computed each time, since flows come and go.
+    Hashed(Box<Profile>, Shape),
+}
+
+/// How many lanes there are.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    devices: u32,
+    queues: u16,
 }
 
 impl Lanes {
@@ -26,24 +42,44 @@ impl Lanes {
     /// addresses and ports leads to under the engine's symmetric key.
     #[must_use]
     pub fn new(profile: &Profile, devices: u16, queues: u16) -> Self {
-        let devices = u32::from(devices.max(1));
-        let lane = |flow: u32| Lane {
-            device: (flow % devices) as u16,
-            queue: rss::queue_for(hash(profile, flow), queues),
+        let shape = Shape {
+            devices: u32::from(devices.max(1)),
+            queues,
         };
-        Self {
-            by_flow: (0..profile.wanted().flows).map(lane).collect(),
+        if shape.devices == 1 && queues <= 1 {
+            return Self(Rule::One);
         }
+        if profile.wanted().mix != Mix::Steady {
+            return Self(Rule::Hashed(Box::new(profile.clone()), shape));
+        }
+        let flows = 0..profile.wanted().flows;
+        Self(Rule::Listed(
+            flows.map(|flow| shape.lane(profile, flow)).collect(),
+        ))
     }
 
     /// The lane of `flow`.
     #[inline]
     #[must_use]
     pub fn of(&self, flow: u32) -> Lane {
-        self.by_flow.get(flow as usize).copied().unwrap_or(Lane {
+        const FIRST: Lane = Lane {
             device: 0,
             queue: 0,
-        })
+        };
+        match &self.0 {
+            Rule::One => FIRST,
+            Rule::Listed(lanes) => lanes.get(flow as usize).copied().unwrap_or(FIRST),
+            Rule::Hashed(profile, shape) => shape.lane(profile, flow),
+        }
+    }
+}
+
+impl Shape {
+    fn lane(self, profile: &Profile, flow: u32) -> Lane {
+        Lane {
+            device: (flow % self.devices) as u16,
+            queue: rss::queue_for(hash(profile, flow), self.queues),
+        }
     }
 }
 
@@ -102,5 +138,17 @@ mod tests {
             80,
         );
         assert_eq!(lanes.of(5).queue, rss::queue_for(hash, 3));
+    }
+
+    #[test]
+    fn flows_that_come_and_go_have_the_lanes_of_those_that_stay() {
+        let steady = Profile::new(sample()).unwrap();
+        let coming = Profile::new(Wanted {
+            mix: Mix::Churn { opens: 1, data: 1 },
+            ..sample()
+        })
+        .unwrap();
+        let (listed, hashed) = (Lanes::new(&steady, 2, 3), Lanes::new(&coming, 2, 3));
+        assert!((0..100).all(|flow| listed.of(flow) == hashed.of(flow)));
     }
 }

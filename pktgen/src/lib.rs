@@ -6,6 +6,7 @@
 //! is pure; `live` (feature `dpdk`) puts it on devices, [`capture`] into a file.
 
 pub mod backend;
+pub mod bench;
 pub mod capture;
 pub mod cli;
 pub mod frame;
@@ -19,12 +20,16 @@ pub mod profile;
 pub mod random;
 pub mod range;
 pub mod receive;
+pub mod recent;
 pub mod reflector;
 pub mod report;
+pub mod schedule;
+pub mod search;
 pub mod size;
 pub mod stamp;
 pub mod tally;
 pub mod track;
 pub mod traffic;
+pub mod trial;
 pub mod turnaround;
 pub mod units;

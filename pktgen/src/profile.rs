@@ -10,6 +10,7 @@ use crate::pace::Pace;
 use crate::popularity::Popularity;
 use crate::random::mix;
 use crate::range::AddressRange;
+use crate::schedule::{Mix, Schedule};
 use crate::size::{FCS, MAX, Sizes};
 
 /// The first source port used.
@@ -44,6 +45,17 @@ impl Protocol {
     }
 }
 
+/// What the two ends remember of a run's packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tracking {
+    /// Every flow by itself: duplicates, order and moves are told, for memory that grows with the
+    /// number of flows.
+    Flows,
+    /// The last packets of the run, whatever their flow: loss, duplicates and latency are told, in
+    /// memory that does not grow. Stamps number the run's packets, not the flow's.
+    Packets,
+}
+
 /// What was asked for, as it was asked for.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -73,6 +85,10 @@ pub struct Wanted {
     pub seed: u64,
     /// VLAN identifier of the frames' tag.
     pub vlan: Option<u16>,
+    /// How flows come and go.
+    pub mix: Mix,
+    /// What is remembered of them.
+    pub tracking: Tracking,
 }
 
 /// Why a profile cannot be sent.
@@ -129,6 +145,22 @@ pub enum ProfileError {
     /// Ends of connections without connections.
     #[error("--packets-per-flow {0} needs --protocol tcp; UDP flows have no end")]
     UdpHasNoEnd(u32),
+    /// Too few clients for flows that come and go.
+    #[error(
+        "{flows} flows that come and go need a client address and port for twice as many, and {clients} client addresses have 64512 ports each; give a larger --clients"
+    )]
+    TooManyComing {
+        /// Flows at a time.
+        flows: u32,
+        /// Client addresses.
+        clients: u64,
+    },
+    /// New flows cannot be followed one by one.
+    #[error("flows that are followed one by one cannot be renewed; count packets only")]
+    RenewedFollowed,
+    /// Connections that nobody opens.
+    #[error("connections opened at a rate of 0 carry nothing; give a rate of 1 a second or more")]
+    NoOpens,
     /// A VLAN identifier out of range.
     #[error("VLAN {0} is out of range; 1 to 4094 are accepted")]
     BadVlan(u16),
@@ -161,7 +193,7 @@ impl Profile {
         if wanted.flows == 0 {
             return Err(ProfileError::NoFlows);
         }
-        if u64::from(wanted.flows) > clients.count().saturating_mul(PORTS) {
+        if u64::from(wanted.flows) > all_flows(clients) {
             return Err(ProfileError::TooManyFlows {
                 flows: wanted.flows,
                 clients: clients.count(),
@@ -172,6 +204,7 @@ impl Profile {
             (Protocol::Udp, ends @ 1..) => return Err(ProfileError::UdpHasNoEnd(ends)),
             _ => {}
         }
+        check_mix(&wanted, clients)?;
         if let Some(vlan) = wanted.vlan.filter(|vlan| !(1..=4094).contains(vlan)) {
             return Err(ProfileError::BadVlan(vlan));
         }
@@ -224,16 +257,65 @@ impl Profile {
         shortest(&self.wanted)
     }
 
+    /// Packets a second; 0 for as fast as possible.
+    #[must_use]
+    pub const fn rate(&self) -> u64 {
+        match self.wanted.mix.rate() {
+            Some(rate) => rate,
+            None => self.wanted.rate,
+        }
+    }
+
     /// When each packet is due.
     #[must_use]
     pub const fn pace(&self) -> Pace {
-        Pace::new(self.wanted.rate)
+        Pace::new(self.rate())
+    }
+
+    /// The same traffic with another rate and another end.
+    #[must_use]
+    pub fn at(&self, rate: u64, count: Option<u64>, duration: Option<Duration>) -> Self {
+        let mut other = self.clone();
+        other.wanted.rate = rate;
+        other.wanted.count = count;
+        other.wanted.duration = duration;
+        other
+    }
+
+    /// Which flow each packet belongs to, and what it does there.
+    #[must_use]
+    pub fn schedule(&self) -> Schedule {
+        let Wanted {
+            mix,
+            popularity,
+            flows,
+            ..
+        } = self.wanted;
+        Schedule::new(mix, popularity, flows, self.universe())
+    }
+
+    /// How many flow numbers are used before the first is used again.
+    #[must_use]
+    pub fn universe(&self) -> u32 {
+        let all = all_flows(self.clients).min(u64::from(u32::MAX));
+        // Whole rounds of the places in which flows are remembered.
+        (all - all % u64::from(self.places()).max(1)) as u32
+    }
+
+    /// In how many places flows that come and go are remembered: those that live, and as many that
+    /// have just closed and whose last answers may be on their way.
+    #[must_use]
+    pub const fn places(&self) -> u32 {
+        match self.wanted.mix {
+            Mix::Churn { .. } => self.wanted.flows.saturating_add(1).saturating_mul(2),
+            Mix::Steady | Mix::Renewed { .. } => 0,
+        }
     }
 
     /// How many packets to send, if that is known: `count`, or what rate and duration give.
     #[must_use]
     pub fn packets(&self) -> Option<u64> {
-        let by_time = match (self.wanted.duration, self.wanted.rate) {
+        let by_time = match (self.wanted.duration, self.rate()) {
             (Some(duration), 1..) => Some(self.pace().due(duration.as_nanos() as u64)),
             _ => None,
         };
@@ -268,6 +350,29 @@ impl Profile {
             None => 0,
         }
     }
+}
+
+/// Flows that `clients` can have.
+fn all_flows(clients: AddressRange) -> u64 {
+    clients.count().saturating_mul(PORTS)
+}
+
+/// Whether flows can come and go as `wanted` says.
+fn check_mix(wanted: &Wanted, clients: AddressRange) -> Result<(), ProfileError> {
+    match (wanted.mix, wanted.tracking) {
+        (Mix::Steady, _) => return Ok(()),
+        (Mix::Renewed { .. }, Tracking::Flows) => return Err(ProfileError::RenewedFollowed),
+        (Mix::Churn { opens: 0, .. }, _) => return Err(ProfileError::NoOpens),
+        (Mix::Renewed { .. } | Mix::Churn { .. }, _) => {}
+    }
+    let most = all_flows(clients).min(u64::from(u32::MAX));
+    if (u64::from(wanted.flows) + 1) * 2 > most {
+        return Err(ProfileError::TooManyComing {
+            flows: wanted.flows,
+            clients: clients.count(),
+        });
+    }
+    Ok(())
 }
 
 fn default_clients(vip: IpAddr) -> Option<AddressRange> {
@@ -323,6 +428,8 @@ pub(crate) fn sample() -> Wanted {
         duration: None,
         seed: 1,
         vlan: None,
+        mix: Mix::Steady,
+        tracking: Tracking::Flows,
     }
 }
 

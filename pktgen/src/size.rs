@@ -55,6 +55,16 @@ impl Sizes {
         }
     }
 
+    /// A short name: the mix's, or the sizes.
+    #[must_use]
+    pub fn label(&self) -> String {
+        if self.imix {
+            "imix".into()
+        } else {
+            self.to_string()
+        }
+    }
+
     /// Sizes (FCS included) with their shares.
     #[must_use]
     pub fn entries(&self) -> &[(u16, u32)] {
@@ -89,6 +99,15 @@ impl Sizes {
             for entry in &mut self.entries {
                 entry.0 = entry.0.max(minimum);
             }
+        }
+        self
+    }
+
+    /// The same with no size below `minimum`.
+    #[must_use]
+    pub fn at_least(mut self, minimum: u16) -> Self {
+        for entry in &mut self.entries {
+            entry.0 = entry.0.max(minimum);
         }
         self
     }
@@ -192,6 +211,8 @@ mod tests {
             assert!(counts[&size].abs_diff(expected) < 1_000, "{counts:?}");
         }
         assert!((imix.mean() - 361.83).abs() < 0.01);
+        assert_eq!(imix.lifted(76).label(), "imix");
+        assert_eq!(Sizes::fixed(76).label(), "76");
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
-use crate::profile::Profile;
+use crate::profile::{Profile, Tracking};
+use crate::recent::Recent;
 use crate::stamp::{Kind, Stamp};
 use crate::track::{Arrival, Track};
 
@@ -21,10 +22,29 @@ struct Flow {
     moved: bool,
 }
 
+const UNANSWERED: Flow = Flow {
+    track: Track::new(),
+    backend: NOBODY,
+    moved: false,
+};
+
+/// What is remembered of answers.
+#[derive(Debug, Clone)]
+enum Memory {
+    /// Each of the profile's flows.
+    Flows(Vec<Flow>),
+    /// Flows that come and go, each at its number modulo the places.
+    Places(Vec<(u32, Flow)>),
+    /// The last packets of the run.
+    Packets(Box<Recent>),
+}
+
 /// Answers, counted.
 #[derive(Debug, Clone)]
 pub struct Tally {
-    flows: Vec<Flow>,
+    memory: Memory,
+    /// The run's own packets are expected back, with this tag, in place of answers.
+    returned: Option<u16>,
     totals: Totals,
 }
 
@@ -46,7 +66,7 @@ pub struct Totals {
     /// How often a flow changed, as (from backend, to backend).
     pub moves: BTreeMap<(u16, u16), u64>,
     /// Answers by backend number.
-    pub backends: BTreeMap<u16, u64>,
+    backends: Vec<u64>,
     /// Time from sending to the answer's arrival, in ns.
     pub latency: Histogram<u64>,
 }
@@ -72,7 +92,7 @@ impl Totals {
             answered_flows: 0,
             moved_flows: 0,
             moves: BTreeMap::new(),
-            backends: BTreeMap::new(),
+            backends: Vec::new(),
             latency,
         })
     }
@@ -88,11 +108,27 @@ impl Totals {
         for (change, times) in &other.moves {
             *self.moves.entry(*change).or_default() += times;
         }
-        for (backend, answers) in &other.backends {
-            *self.backends.entry(*backend).or_default() += answers;
+        for (backend, answers) in other.by_backend() {
+            self.answered_by(backend, answers);
         }
         // Same bounds and no resizing, so it cannot fail.
         let _ = self.latency.add(&other.latency);
+    }
+
+    /// Answers by backend number; those that gave none are left out.
+    #[must_use]
+    pub fn by_backend(&self) -> BTreeMap<u16, u64> {
+        let numbered = (0u16..).zip(self.backends.iter().copied());
+        numbered.filter(|(_, answers)| *answers > 0).collect()
+    }
+
+    #[inline]
+    fn answered_by(&mut self, backend: u16, answers: u64) {
+        let place = usize::from(backend);
+        if place >= self.backends.len() {
+            self.backends.resize(place + 1, 0);
+        }
+        self.backends[place] += answers;
     }
 
     /// Answers counted once each.
@@ -108,15 +144,26 @@ impl Tally {
     /// # Errors
     /// See [`Totals::new`].
     pub fn new(profile: &Profile) -> Result<Self, NoHistogram> {
-        let empty = Flow {
-            track: Track::default(),
-            backend: NOBODY,
-            moved: false,
+        let wanted = profile.wanted();
+        let memory = match (wanted.tracking, profile.places()) {
+            (Tracking::Packets, _) => Memory::Packets(Box::default()),
+            (Tracking::Flows, 0) => Memory::Flows(vec![UNANSWERED; wanted.flows as usize]),
+            (Tracking::Flows, places) => {
+                Memory::Places(vec![(u32::MAX, UNANSWERED); places as usize])
+            }
         };
         Ok(Self {
-            flows: vec![empty; profile.wanted().flows as usize],
+            memory,
+            returned: None,
             totals: Totals::new()?,
         })
+    }
+
+    /// The tally of a run whose own packets, which carry `tag`, are expected back unanswered.
+    #[must_use]
+    pub const fn of_returned(mut self, tag: u16) -> Self {
+        self.returned = Some(tag);
+        self
     }
 
     /// The sums.
@@ -129,23 +176,60 @@ impl Tally {
     /// packets its flow has sent.
     #[inline]
     pub fn answer(&mut self, profile: &Profile, stamp: Stamp, sent: u32, now: u64) {
-        let known = stamp.kind == Kind::Answer && stamp.sequence < sent;
-        let Some(flow) = self.flows.get_mut(stamp.flow as usize).filter(|_| known) else {
-            self.totals.unexpected += 1;
+        let kind = match self.returned {
+            Some(tag) => stamp.kind == Kind::Request && stamp.tag == tag,
+            None => stamp.kind == Kind::Answer,
+        };
+        let known = kind && stamp.sequence < sent;
+        let totals = &mut self.totals;
+        let flow = match &mut self.memory {
+            _ if !known => None,
+            Memory::Packets(recent) => {
+                totals.duplicates += u64::from(recent.repeats(stamp.sequence));
+                totals.count(stamp, now, self.returned);
+                return;
+            }
+            Memory::Flows(flows) => flows.get_mut(stamp.flow as usize),
+            Memory::Places(places) => {
+                let place = stamp.flow as usize % places.len().max(1);
+                places.get_mut(place).map(|(owner, flow)| {
+                    if *owner != stamp.flow {
+                        (*owner, *flow) = (stamp.flow, UNANSWERED);
+                    }
+                    flow
+                })
+            }
+        };
+        let Some(flow) = flow else {
+            totals.unexpected += 1;
             return;
         };
-        let totals = &mut self.totals;
+        totals.count(stamp, now, self.returned);
+        totals.follow(profile, flow, stamp);
+    }
+}
+
+impl Totals {
+    #[inline]
+    fn count(&mut self, stamp: Stamp, now: u64, returned: Option<u16>) {
+        let _ = self.latency.record(stamp.age(now).clamp(1, LONGEST));
+        self.answers += 1;
+        if returned.is_none() {
+            self.answered_by(stamp.tag, 1);
+        }
+    }
+
+    /// Notes what an answer says of its flow.
+    #[inline]
+    fn follow(&mut self, profile: &Profile, flow: &mut Flow, stamp: Stamp) {
         let before = flow.track.next();
-        let _ = totals.latency.record(stamp.age(now).clamp(1, LONGEST));
-        totals.answers += 1;
-        *totals.backends.entry(stamp.tag).or_default() += 1;
         match flow.track.observe(stamp.sequence) {
             Arrival::Newest => {}
-            Arrival::Reordered => totals.reordered += 1,
-            Arrival::Duplicate => totals.duplicates += 1,
+            Arrival::Reordered => self.reordered += 1,
+            Arrival::Duplicate => self.duplicates += 1,
         }
         if before == 0 {
-            totals.answered_flows += 1;
+            self.answered_flows += 1;
             flow.backend = stamp.tag;
             return;
         }
@@ -156,8 +240,8 @@ impl Tally {
         if its > present {
             flow.backend = stamp.tag;
         } else if its == present && stamp.tag != flow.backend {
-            *totals.moves.entry((flow.backend, stamp.tag)).or_default() += 1;
-            totals.moved_flows += u64::from(!flow.moved);
+            *self.moves.entry((flow.backend, stamp.tag)).or_default() += 1;
+            self.moved_flows += u64::from(!flow.moved);
             flow.moved = true;
             flow.backend = stamp.tag;
         }
@@ -168,6 +252,7 @@ impl Tally {
 mod tests {
     use super::*;
     use crate::profile::{Protocol, Wanted, sample};
+    use crate::schedule::Mix;
 
     fn answer(flow: u32, sequence: u32, backend: u16) -> Stamp {
         Stamp {
@@ -196,7 +281,7 @@ mod tests {
         );
         assert_eq!((totals.moved_flows, totals.answered_flows), (1, 2));
         assert_eq!(totals.moves, BTreeMap::from([((1, 2), 1), ((2, 1), 1)]));
-        assert_eq!(totals.backends, BTreeMap::from([(1, 2), (2, 3)]));
+        assert_eq!(totals.by_backend(), BTreeMap::from([(1, 2), (2, 3)]));
     }
 
     #[test]
@@ -250,7 +335,59 @@ mod tests {
             ),
             (4, 1, 1, 2)
         );
-        assert_eq!(sum.backends, BTreeMap::from([(1, 3), (2, 1)]));
+        assert_eq!(sum.by_backend(), BTreeMap::from([(1, 3), (2, 1)]));
         assert_eq!(sum.latency.len(), 4);
+    }
+
+    #[test]
+    fn a_place_is_cleared_for_the_connection_that_takes_it_over() {
+        let wanted = Wanted {
+            protocol: Protocol::Tcp,
+            flows: 4,
+            mix: Mix::Churn { opens: 1, data: 1 },
+            ..sample()
+        };
+        // Ten places: connection 12 takes that of connection 2.
+        let totals = count(
+            wanted,
+            &[(2, 0, 1), (2, 1, 1), (12, 0, 3), (12, 1, 3), (12, 2, 4)],
+        );
+        assert_eq!((totals.answered_flows, totals.moved_flows), (2, 1));
+        assert_eq!(totals.moves, BTreeMap::from([((3, 4), 1)]));
+    }
+
+    #[test]
+    fn without_a_memory_of_flows_loss_and_duplicates_are_told_all_the_same() {
+        let wanted = Wanted {
+            tracking: Tracking::Packets,
+            ..sample()
+        };
+        let profile = Profile::new(wanted).unwrap();
+        let mut tally = Tally::new(&profile).unwrap();
+        for sequence in [0, 1, 2, 2, 4] {
+            tally.answer(&profile, answer(9, sequence, 1), u32::MAX, 1_100);
+        }
+        let totals = tally.totals();
+        assert_eq!(
+            (totals.answers, totals.duplicates, totals.unique()),
+            (5, 1, 4)
+        );
+        assert_eq!(totals.moved_flows, 0);
+    }
+
+    #[test]
+    fn returned_packets_count_by_their_tag() {
+        let profile = Profile::new(sample()).unwrap();
+        let mut tally = Tally::new(&profile).unwrap().of_returned(7);
+        let mine = Stamp {
+            kind: Kind::Request,
+            ..answer(0, 0, 7)
+        };
+        tally.answer(&profile, mine, 1, 1_100);
+        tally.answer(&profile, Stamp { tag: 8, ..mine }, 1, 1_100);
+        tally.answer(&profile, answer(0, 0, 7), 1, 1_100);
+        let totals = tally.totals();
+        assert_eq!((totals.answers, totals.unexpected), (1, 2));
+        assert!(totals.by_backend().is_empty());
     }
 }

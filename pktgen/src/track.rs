@@ -28,6 +28,12 @@ pub struct Track {
 }
 
 impl Track {
+    /// Nothing has arrived.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { next: 0, seen: 0 }
+    }
+
     /// One more than the highest sequence number seen; 0 before the first packet.
     #[inline]
     #[must_use]

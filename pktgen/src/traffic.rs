@@ -7,9 +7,9 @@
 use weir_engine::wire::tcp::flags;
 
 use crate::frame::{Link, Segment, Transport, WriteError};
-use crate::popularity::Sampler;
-use crate::profile::{Profile, Protocol};
+use crate::profile::{Profile, Protocol, Tracking};
 use crate::random::{Random, mix};
+use crate::schedule::{Act, Schedule, Step};
 use crate::size::FCS;
 use crate::stamp::{self, Kind, Stamp};
 
@@ -45,14 +45,31 @@ struct Sent {
     bytes: u32,
 }
 
+/// What is remembered of flows.
+#[derive(Debug, Clone)]
+enum Memory {
+    /// Each of the profile's flows.
+    Flows(Vec<Sent>),
+    /// Those that live and those that have just closed, each at its number modulo the places.
+    Places(Vec<(u32, Sent)>),
+    /// Nothing.
+    Nothing,
+}
+
+/// No flow has this number.
+const NO_FLOW: u32 = u32::MAX;
+
 /// The sequence of packets.
 #[derive(Debug, Clone)]
 pub struct Traffic {
     profile: Profile,
     random: Random,
-    sampler: Sampler,
-    flows: Vec<Sent>,
+    schedule: Schedule,
+    memory: Memory,
     index: u64,
+    /// Flows opened and closed by the schedule.
+    opened: u64,
+    closed: u64,
     tag: u16,
 }
 
@@ -61,11 +78,20 @@ impl Traffic {
     #[must_use]
     pub fn new(profile: Profile, tag: u16) -> Self {
         let wanted = profile.wanted();
+        let memory = match (wanted.tracking, profile.places()) {
+            (Tracking::Packets, _) => Memory::Nothing,
+            (Tracking::Flows, 0) => Memory::Flows(vec![Sent::default(); wanted.flows as usize]),
+            (Tracking::Flows, places) => {
+                Memory::Places(vec![(NO_FLOW, Sent::default()); places as usize])
+            }
+        };
         Self {
             random: Random::new(wanted.seed),
-            sampler: Sampler::new(wanted.popularity, wanted.flows),
-            flows: vec![Sent::default(); wanted.flows as usize],
+            schedule: profile.schedule(),
+            memory,
             index: 0,
+            opened: 0,
+            closed: 0,
             tag,
             profile,
         }
@@ -77,42 +103,84 @@ impl Traffic {
         &self.profile
     }
 
+    /// The tag of the stamps.
+    #[must_use]
+    pub const fn tag(&self) -> u16 {
+        self.tag
+    }
+
     /// How many packets of the sequence have been passed.
     #[must_use]
     pub const fn index(&self) -> u64 {
         self.index
     }
 
-    /// How many packets `flow` has sent.
+    /// How many packets `flow` has sent; 0 once it is forgotten. Without a memory of flows, as many
+    /// as a number can say.
     #[inline]
     #[must_use]
     pub fn sent(&self, flow: u32) -> u32 {
-        self.flows.get(flow as usize).map_or(0, |sent| sent.next)
+        match &self.memory {
+            Memory::Flows(flows) => flows.get(flow as usize).map_or(0, |sent| sent.next),
+            Memory::Places(places) => match places.get(flow as usize % places.len().max(1)) {
+                Some((owner, sent)) if *owner == flow => sent.next,
+                _ => 0,
+            },
+            Memory::Nothing => u32::MAX,
+        }
     }
 
-    /// How many flows have sent something.
+    /// How many flows have sent something, as far as that is remembered.
     #[must_use]
     pub fn opened(&self) -> u64 {
-        self.flows.iter().filter(|sent| sent.next > 0).count() as u64
+        match &self.memory {
+            Memory::Flows(flows) => flows.iter().filter(|sent| sent.next > 0).count() as u64,
+            Memory::Places(_) | Memory::Nothing => self.opened,
+        }
+    }
+
+    /// How many connections have sent their last packet; 0 where they end by their length.
+    #[must_use]
+    pub const fn closed(&self) -> u64 {
+        self.closed
     }
 
     /// Passes the sequence's next packet, and gives it if `mine` claims its flow.
     #[inline]
     pub fn next(&mut self, mine: impl Fn(u32) -> bool) -> Option<Planned> {
-        let flow = self.sampler.draw(&mut self.random);
+        let Step { flow, act } = self.schedule.next(&mut self.random);
         let size = self.profile.sizes().draw(&mut self.random);
         let index = self.index;
         self.index += 1;
         if !mine(flow) {
             return None;
         }
+        match act {
+            Act::Open => self.opened += 1,
+            Act::Close => self.closed += 1,
+            Act::Data => {}
+        }
         let len = usize::from(size - FCS);
-        let sequence = self.flows[flow as usize].next;
-        let transport = match self.profile.wanted().protocol {
-            Protocol::Udp => Transport::Udp,
-            Protocol::Tcp => self.tcp(flow, sequence, len),
+        let tcp = self.profile.wanted().protocol == Protocol::Tcp;
+        // Everything after the headers; the profile has checked that they fit.
+        let payload = (len + stamp::LEN - self.profile.shortest()) as u32;
+        let (sequence, transport) = match self.memory.of(flow, act) {
+            Some(sent) => {
+                let sequence = sent.next;
+                sent.next = sequence.wrapping_add(1);
+                let transport = if tcp {
+                    segment(&self.profile, flow, sequence, act, payload, sent)
+                } else {
+                    Transport::Udp
+                };
+                (sequence, transport)
+            }
+            None if tcp => (
+                index as u32,
+                segment_of_stranger(&self.profile, flow, act, payload),
+            ),
+            None => (index as u32, Transport::Udp),
         };
-        self.flows[flow as usize].next = sequence.wrapping_add(1);
         Some(Planned {
             index,
             flow,
@@ -120,33 +188,6 @@ impl Traffic {
             len,
             transport,
         })
-    }
-
-    /// The TCP header of packet `sequence` of `flow`, in a frame of `len` bytes.
-    fn tcp(&mut self, flow: u32, sequence: u32, len: usize) -> Transport {
-        let ends = self.profile.wanted().packets_per_flow;
-        let place = sequence.checked_rem(ends).unwrap_or(sequence);
-        let connection = u64::from(self.profile.connection(sequence));
-        let isn = mix(self.profile.wanted().seed ^ (u64::from(flow) << 32 | connection)) as u32;
-        // Everything after the headers; the profile has checked that they fit.
-        let payload = len + stamp::LEN - self.profile.shortest();
-        let sent = &mut self.flows[flow as usize];
-        if place == 0 {
-            sent.bytes = payload as u32;
-            return Transport::Tcp {
-                sequence: isn,
-                acknowledgement: 0,
-                flags: flags::SYN,
-            };
-        }
-        let offset = sent.bytes.wrapping_add(1);
-        sent.bytes = sent.bytes.wrapping_add(payload as u32);
-        let last = place + 1 == ends;
-        Transport::Tcp {
-            sequence: isn.wrapping_add(offset),
-            acknowledgement: server_isn(isn).wrapping_add(offset),
-            flags: flags::ACK | if last { flags::FIN } else { flags::PSH },
-        }
     }
 
     /// Writes a planned packet over all of `frame`, whose length is `planned.len`.
@@ -178,11 +219,86 @@ impl Traffic {
     }
 }
 
+impl Memory {
+    /// What is known of `flow`, all of it forgotten if it is opened now.
+    #[inline]
+    fn of(&mut self, flow: u32, act: Act) -> Option<&mut Sent> {
+        match self {
+            Self::Flows(flows) => flows.get_mut(flow as usize),
+            Self::Places(places) => {
+                let place = flow as usize % places.len().max(1);
+                let (owner, sent) = places.get_mut(place)?;
+                if act == Act::Open {
+                    (*owner, *sent) = (flow, Sent::default());
+                }
+                Some(sent)
+            }
+            Self::Nothing => None,
+        }
+    }
+}
+
+/// A connection's initial sequence number.
+#[inline]
+fn isn(profile: &Profile, flow: u32, connection: u32) -> u32 {
+    mix(profile.wanted().seed ^ (u64::from(flow) << 32 | u64::from(connection))) as u32
+}
+
+/// The TCP header of packet `sequence` of `flow`, which carries `payload` bytes; `sent` counts them.
+fn segment(
+    profile: &Profile,
+    flow: u32,
+    sequence: u32,
+    act: Act,
+    payload: u32,
+    sent: &mut Sent,
+) -> Transport {
+    let ends = profile.wanted().packets_per_flow;
+    let place = sequence.checked_rem(ends).unwrap_or(sequence);
+    let isn = isn(profile, flow, profile.connection(sequence));
+    if place == 0 {
+        sent.bytes = payload;
+        return Transport::Tcp {
+            sequence: isn,
+            acknowledgement: 0,
+            flags: flags::SYN,
+        };
+    }
+    let offset = sent.bytes.wrapping_add(1);
+    sent.bytes = sent.bytes.wrapping_add(payload);
+    let last = place + 1 == ends || act == Act::Close;
+    Transport::Tcp {
+        sequence: isn.wrapping_add(offset),
+        acknowledgement: server_isn(isn).wrapping_add(offset),
+        flags: flags::ACK | if last { flags::FIN } else { flags::PSH },
+    }
+}
+
+/// The TCP header of a packet whose flow nobody follows: a SYN if it opens, otherwise the segment
+/// after the SYN, again and again.
+fn segment_of_stranger(profile: &Profile, flow: u32, act: Act, payload: u32) -> Transport {
+    let isn = isn(profile, flow, 0);
+    if act == Act::Open {
+        return Transport::Tcp {
+            sequence: isn,
+            acknowledgement: 0,
+            flags: flags::SYN,
+        };
+    }
+    let offset = payload.wrapping_add(1);
+    Transport::Tcp {
+        sequence: isn.wrapping_add(offset),
+        acknowledgement: server_isn(isn).wrapping_add(offset),
+        flags: flags::ACK | flags::PSH,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::popularity::Popularity;
     use crate::profile::{Wanted, sample};
+    use crate::schedule::Mix;
     use crate::size::Sizes;
     use proptest::prelude::*;
 
@@ -299,5 +415,78 @@ mod tests {
             prop_assert_eq!(frames(seed), frames(seed));
             prop_assert_ne!(frames(seed), frames(seed.wrapping_add(1)));
         }
+    }
+
+    #[test]
+    fn a_connection_that_comes_and_goes_is_a_syn_data_and_a_fin() {
+        let wanted = Wanted {
+            protocol: Protocol::Tcp,
+            flows: 20,
+            mix: Mix::Churn {
+                opens: 100,
+                data: 400,
+            },
+            ..sample()
+        };
+        let mut traffic = traffic(wanted);
+        let mut seen: std::collections::BTreeMap<u32, Vec<(u32, u8)>> = Default::default();
+        for packet in take(&mut traffic, 6_000) {
+            let Transport::Tcp { flags, .. } = packet.transport else {
+                panic!("UDP in a TCP profile")
+            };
+            seen.entry(packet.flow)
+                .or_default()
+                .push((packet.sequence, flags));
+        }
+        assert_eq!(traffic.opened() - traffic.closed(), 20);
+        assert!(seen.len() >= 990, "{}", seen.len());
+        for (flow, packets) in seen {
+            let closed = u64::from(flow) < traffic.closed();
+            for (place, (sequence, control)) in packets.iter().enumerate() {
+                assert_eq!(*sequence as usize, place);
+                let (first, last) = (place == 0, place + 1 == packets.len());
+                assert_eq!(control & flags::SYN != 0, first);
+                assert_eq!(control & flags::FIN != 0, last && closed, "flow {flow}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_closed_connection_is_remembered_for_as_long_as_it_lived() {
+        let wanted = Wanted {
+            flows: 10,
+            mix: Mix::Churn { opens: 1, data: 0 },
+            ..sample()
+        };
+        let mut traffic = traffic(wanted);
+        take(&mut traffic, 100);
+        let newest = traffic.opened() as u32 - 1;
+        let known: Vec<u32> = (0..=newest)
+            .filter(|flow| traffic.sent(*flow) > 0)
+            .collect();
+        assert_eq!(known, (newest - 21..=newest).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn packets_of_flows_that_nobody_follows_are_numbered_through() {
+        let wanted = Wanted {
+            protocol: Protocol::Tcp,
+            tracking: Tracking::Packets,
+            mix: Mix::Renewed { share: 0.3 },
+            ..sample()
+        };
+        let mut traffic = traffic(wanted);
+        let packets = take(&mut traffic, 1_000);
+        for (index, packet) in packets.iter().enumerate() {
+            assert_eq!(
+                (packet.index, packet.sequence),
+                (index as u64, index as u32)
+            );
+        }
+        let syns = packets.iter().filter(|packet| {
+            matches!(packet.transport, Transport::Tcp { flags, .. } if flags & flags::SYN != 0)
+        });
+        assert_eq!(syns.count() as u64, traffic.opened());
+        assert!((200..400).contains(&traffic.opened()));
     }
 }

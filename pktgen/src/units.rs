@@ -10,6 +10,9 @@ pub enum BadUnit {
         "\"{0}\" is not a count; a number is accepted, with k, M or G after it, as in 200k or 1.5M"
     )]
     Count(String),
+    /// Not a share.
+    #[error("\"{0}\" is no share; 0 to 1 or 0% to 100% are accepted, as in 0.01 or 1%")]
+    Share(String),
     /// Not a span of time.
     #[error(
         "\"{0}\" is not a duration; a number with us, ms, s, m or h is accepted, as in 10s or 1.5s"
@@ -65,6 +68,20 @@ pub fn duration(text: &str) -> Result<Duration, BadUnit> {
     }
 }
 
+/// Reads a share of a whole: `0.01`, `1%`.
+///
+/// # Errors
+/// [`BadUnit::Share`] when it is none, or not from 0 to 1.
+pub fn share(text: &str) -> Result<f64, BadUnit> {
+    let value = match text.strip_suffix('%') {
+        Some(percent) => positive(percent).map(|value| value / 100.0),
+        None => positive(text),
+    };
+    value
+        .filter(|value| *value <= 1.0)
+        .ok_or_else(|| BadUnit::Share(text.to_owned()))
+}
+
 fn positive(digits: &str) -> Option<f64> {
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     digits
@@ -101,6 +118,22 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         for bad in ["", "10", "s", "-1s", "1d", "1s2", "1e9h", "99999999h"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn shares_are_read_with_and_without_percent() {
+        for (text, value) in [
+            ("0", 0.0),
+            ("1", 1.0),
+            ("0.25", 0.25),
+            ("1%", 0.01),
+            ("100%", 1.0),
+        ] {
+            assert_eq!(share(text), Ok(value), "{text}");
+        }
+        for bad in ["", "%", "2", "101%", "-1%", "1e-3", "NaN", "5 %"] {
+            assert!(share(bad).is_err(), "{bad}");
         }
     }
 }

@@ -12,10 +12,11 @@ use weir_engine::wire::ipv4::HeaderMut;
 use weir_pktgen::backend::Backends;
 use weir_pktgen::frame::{Link, Transport};
 use weir_pktgen::popularity::Popularity;
-use weir_pktgen::profile::{Profile, Protocol, Wanted};
+use weir_pktgen::profile::{Profile, Protocol, Tracking, Wanted};
 use weir_pktgen::receive::{Frame, Packet, read};
 use weir_pktgen::reflector::{Counts, Mode, Reflector, Verdict};
 use weir_pktgen::report::loss;
+use weir_pktgen::schedule::Mix;
 use weir_pktgen::size::Sizes;
 use weir_pktgen::stamp::Stamp;
 use weir_pktgen::tally::{Tally, Totals};
@@ -85,6 +86,8 @@ fn wanted() -> Wanted {
         duration: None,
         seed: 7,
         vlan: None,
+        mix: Mix::Steady,
+        tracking: Tracking::Flows,
     }
 }
 
@@ -225,7 +228,7 @@ fn an_unimpaired_way_leaves_nothing_to_report() {
             (totals.answers, totals.answered_flows, totals.latency.len()),
             (5_000, 50, 5_000)
         );
-        assert_eq!(totals.backends.values().sum::<u64>(), 5_000);
+        assert_eq!(totals.by_backend().values().sum::<u64>(), 5_000);
         assert_eq!(
             (
                 counts.gaps(),
@@ -333,7 +336,7 @@ fn connections_may_change_backend_only_between_fin_and_syn() {
     };
     let (totals, counts) = play(tcp.clone(), whole);
     assert_eq!((totals.moved_flows, counts.moved_flows), (0, 0));
-    assert_eq!(totals.backends.len(), 2);
+    assert_eq!(totals.by_backend().len(), 2);
     let (totals, counts) = play(tcp, |index| {
         if index == 10 {
             Fate::Astray

@@ -1,13 +1,25 @@
-//! The command line: `weir-pktgen run | reflect | pcap`.
+//! The command line: `weir-pktgen run | reflect | pcap | rfc2544 | scale | churn | report`.
 
 #[cfg(feature = "dpdk")]
+mod bed;
+#[cfg(feature = "dpdk")]
+mod churn;
+#[cfg(feature = "dpdk")]
 mod device;
+#[cfg(feature = "dpdk")]
+mod measure;
+mod output;
 mod pcap;
 mod profile;
 #[cfg(feature = "dpdk")]
 mod reflect;
+mod report;
+#[cfg(feature = "dpdk")]
+mod rfc2544;
 #[cfg(feature = "dpdk")]
 mod run;
+#[cfg(feature = "dpdk")]
+mod scale;
 
 use std::io;
 use std::process::ExitCode;
@@ -15,17 +27,30 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[cfg(feature = "dpdk")]
+pub use self::bed::BedArgs;
+#[cfg(feature = "dpdk")]
+pub use self::churn::ChurnArgs;
+#[cfg(feature = "dpdk")]
 pub use self::device::DeviceArgs;
+pub use self::output::OutputArgs;
 pub use self::pcap::PcapArgs;
-pub use self::profile::{LinkArgs, ProfileArgs};
+pub use self::profile::{LinkArgs, ProfileArgs, TargetArgs};
 #[cfg(feature = "dpdk")]
 pub use self::reflect::ReflectArgs;
+pub use self::report::ReportArgs;
+#[cfg(feature = "dpdk")]
+pub use self::rfc2544::Rfc2544Args;
 #[cfg(feature = "dpdk")]
 pub use self::run::RunArgs;
+#[cfg(feature = "dpdk")]
+pub use self::scale::ScaleArgs;
 
 use crate::backend::BadBackend;
+use crate::bench::script::BadScript;
 use crate::capture::CaptureError;
 use crate::profile::ProfileError;
+use crate::report::measurement::Unreadable;
+use crate::report::page::chart::PlotError;
 
 /// Exit code of a command that was asked for something impossible.
 pub const USAGE: u8 = 2;
@@ -48,6 +73,17 @@ pub enum Command {
     /// Play backends: answer stamped traffic, or count it.
     #[cfg(feature = "dpdk")]
     Reflect(Box<ReflectArgs>),
+    /// Measure as RFC 2544 says: throughput, back-to-back frames, latency.
+    #[cfg(feature = "dpdk")]
+    Rfc2544(Box<Rfc2544Args>),
+    /// Measure packets a second against flows, backends, and the share of new flows.
+    #[cfg(feature = "dpdk")]
+    Scale(Box<ScaleArgs>),
+    /// Open and close connections at a rate while the pool changes.
+    #[cfg(feature = "dpdk")]
+    Churn(Box<ChurnArgs>),
+    /// Show saved reports again: tables, a page with plots, changes.
+    Report(Box<ReportArgs>),
     /// Write the traffic to a capture file.
     Pcap(Box<PcapArgs>),
 }
@@ -75,6 +111,19 @@ pub enum CommandError {
         /// Why.
         source: io::Error,
     },
+    /// A report cannot be read back.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// A plot cannot be drawn.
+    #[error(transparent)]
+    Plot(#[from] PlotError),
+    /// A script cannot be read.
+    #[error(transparent)]
+    Script(#[from] BadScript),
+    /// The measurement failed.
+    #[cfg(feature = "dpdk")]
+    #[error(transparent)]
+    Bench(#[from] crate::live::bench::BenchError),
     /// The report could not be printed.
     #[error("cannot print the report: {0}")]
     Print(#[from] io::Error),
@@ -92,6 +141,8 @@ impl CommandError {
             Self::Profile(_)
             | Self::Backend(_)
             | Self::Usage(_)
+            | Self::Unreadable(_)
+            | Self::Script(_)
             | Self::Capture(CaptureError::NoEnd) => USAGE,
             _ => 1,
         }
@@ -108,6 +159,13 @@ impl Cli {
             Command::Run(args) => args.execute(),
             #[cfg(feature = "dpdk")]
             Command::Reflect(args) => args.execute(),
+            #[cfg(feature = "dpdk")]
+            Command::Rfc2544(args) => args.execute(),
+            #[cfg(feature = "dpdk")]
+            Command::Scale(args) => args.execute(),
+            #[cfg(feature = "dpdk")]
+            Command::Churn(args) => args.execute(),
+            Command::Report(args) => args.execute(),
             Command::Pcap(args) => args.execute(),
         };
         match result {

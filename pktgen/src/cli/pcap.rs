@@ -60,7 +60,7 @@ impl PcapArgs {
         let link = Link {
             destination: self.link.dst_mac.unwrap_or(DESTINATION),
             source: self.link.src_mac.unwrap_or(SOURCE),
-            vlan: self.profile.vlan,
+            vlan: self.profile.target.vlan,
         };
         let path = self.out.display().to_string();
         let file = File::create(&self.out).map_err(|source| CommandError::Create {

@@ -7,30 +7,77 @@ use clap::Args;
 use weir_engine::wire::ethernet::MacAddr;
 
 use crate::popularity::Popularity;
-use crate::profile::{Protocol, Wanted};
+use crate::profile::{Protocol, Tracking, Wanted};
 use crate::range::AddressRange;
+use crate::schedule::Mix;
 use crate::size::Sizes;
 use crate::units;
 
 /// Packets of a TCP connection where the command line does not say.
 const TCP_PACKETS: u32 = 10;
 
-/// What to send.
+/// Whom to send to, and from where.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Traffic")]
-pub struct ProfileArgs {
+pub struct TargetArgs {
     /// Destination address; its family is the traffic's.
     #[arg(long, value_name = "ADDR")]
     pub vip: IpAddr,
     /// Destination port.
     #[arg(long, default_value_t = 80)]
     pub port: u16,
-    /// Transport. TCP sends a SYN, data segments and a FIN, open loop: it does not wait for answers.
-    #[arg(long, value_enum, default_value = "udp")]
-    pub protocol: Protocol,
+    /// Transport. TCP sends a SYN, data segments and a FIN, open loop: it does not wait for answers
+    /// [default: udp; of churn: tcp].
+    #[arg(long, value_enum)]
+    pub protocol: Option<Protocol>,
     /// Client addresses: a prefix or first-last [default: 198.18.0.0/16 or 2001:2::/48].
     #[arg(long, value_name = "RANGE")]
     pub clients: Option<AddressRange>,
+    /// Seed of everything random: the same seed gives the same packets.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// VLAN identifier of a tag, 1 to 4094.
+    #[arg(long, value_name = "ID")]
+    pub vlan: Option<u16>,
+}
+
+impl TargetArgs {
+    /// The transport asked for, or `default`.
+    #[must_use]
+    pub fn transport(&self, default: Protocol) -> Protocol {
+        self.protocol.unwrap_or(default)
+    }
+
+    /// Traffic to this target: one flow, at full speed, without an end.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        Wanted {
+            vip: self.vip,
+            port: self.port,
+            protocol: self.transport(Protocol::Udp),
+            clients: self.clients,
+            flows: 1,
+            popularity: Popularity::Uniform,
+            sizes: None,
+            packets_per_flow: 0,
+            rate: 0,
+            count: None,
+            duration: None,
+            seed: self.seed,
+            vlan: self.vlan,
+            mix: Mix::Steady,
+            tracking: Tracking::Flows,
+        }
+    }
+}
+
+/// What to send.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Traffic")]
+pub struct ProfileArgs {
+    /// Whom to.
+    #[command(flatten)]
+    pub target: TargetArgs,
     /// Number of flows, as in 1000 or 100k.
     #[arg(long, default_value = "1000", value_parser = flows)]
     pub flows: u32,
@@ -56,12 +103,6 @@ pub struct ProfileArgs {
     /// Stop after this time, as in 10s.
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub duration: Option<Duration>,
-    /// Seed of everything random: the same seed gives the same packets.
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// VLAN identifier of a tag, 1 to 4094.
-    #[arg(long, value_name = "ID")]
-    pub vlan: Option<u16>,
 }
 
 /// Whom the frames come from and go to.
@@ -81,15 +122,11 @@ impl ProfileArgs {
     /// The options as a profile to be checked.
     #[must_use]
     pub fn wanted(&self) -> Wanted {
-        let packets_per_flow = self.packets_per_flow.unwrap_or(match self.protocol {
+        let packets_per_flow = self.packets_per_flow.unwrap_or(match self.target.transport(Protocol::Udp) {
             Protocol::Tcp => TCP_PACKETS,
             Protocol::Udp => 0,
         });
         Wanted {
-            vip: self.vip,
-            port: self.port,
-            protocol: self.protocol,
-            clients: self.clients,
             flows: self.flows,
             popularity: self.popularity,
             sizes: self.size.clone(),
@@ -97,13 +134,13 @@ impl ProfileArgs {
             rate: self.rate,
             count: self.count,
             duration: self.duration,
-            seed: self.seed,
-            vlan: self.vlan,
+            ..self.target.wanted()
         }
     }
 }
 
-fn flows(text: &str) -> Result<u32, String> {
+/// Reads a number of flows.
+pub(super) fn flows(text: &str) -> Result<u32, String> {
     let count = units::count(text).map_err(|error| error.to_string())?;
     u32::try_from(count).map_err(|_| {
         format!(

@@ -1,12 +1,11 @@
 //! `weir-pktgen run`.
 
 use std::io::stdout;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::{CommandError, DeviceArgs, LinkArgs, ProfileArgs};
+use super::{BedArgs, CommandError, ProfileArgs};
 use crate::live::generate::{self, Options};
 use crate::profile::Profile;
 use crate::report::{Expectations, Report};
@@ -28,16 +27,6 @@ pub struct RunArgs {
     /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
-    /// The address whose MAC frames go to, found by ARP or NDP [default: the VIP].
-    #[arg(long, value_name = "ADDR")]
-    pub next_hop: Option<IpAddr>,
-    /// An address to answer ARP and NDP for besides the clients': the gateway through which the
-    /// balancer reaches them; repeatable.
-    #[arg(long = "address", value_name = "ADDR")]
-    pub addresses: Vec<IpAddr>,
-    /// How long to look for the next hop's MAC.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = units::duration)]
-    pub resolve_timeout: Duration,
     /// How long to wait for answers after the last packet; ends early when all have come.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = units::duration)]
     pub drain: Duration,
@@ -50,12 +39,9 @@ pub struct RunArgs {
     /// What to send.
     #[command(flatten)]
     pub profile: ProfileArgs,
-    /// The frames' MACs.
+    /// Where it goes, and comes back from.
     #[command(flatten)]
-    pub link: LinkArgs,
-    /// Where to send it.
-    #[command(flatten)]
-    pub device: DeviceArgs,
+    pub bed: BedArgs,
 }
 
 impl RunArgs {
@@ -65,25 +51,13 @@ impl RunArgs {
     /// [`CommandError`].
     pub fn execute(&self) -> Result<bool, CommandError> {
         let profile = Profile::new(self.profile.wanted())?;
-        let queues = self.device.devices.len() * usize::from(self.device.queues);
-        if self.device.cores.len() > queues {
-            return Err(CommandError::Usage(format!(
-                "{} cores for {queues} queues; a worker needs a queue at least: give more --queues or fewer --core",
-                self.device.cores.len()
-            )));
-        }
+        let (settings, testbed) = self.bed.checked()?;
         let options = Options {
-            source_mac: self.link.src_mac,
-            destination_mac: self.link.dst_mac,
-            next_hop: self.next_hop,
-            addresses: self.addresses.clone(),
-            resolve_timeout: self.resolve_timeout,
+            testbed,
             drain: self.drain,
             one_way: self.one_way,
             expectations: self.expectations,
         };
-        // Answers come to the frames' source MAC; another than the device's needs all frames.
-        let settings = self.device.settings(self.link.src_mac.is_some());
         let report = generate::run(&profile, &settings, &options)?;
         report.print(self.json, &mut stdout().lock())?;
         Ok(report.failed.is_empty() && report.pool.is_full())

@@ -1,10 +1,12 @@
 //! Real devices: the generator and the reflector over DPDK ports.
 
+pub mod bench;
 pub mod generate;
 pub mod progress;
 pub mod reflect;
 pub mod resolve;
 pub mod session;
+pub mod testbed;
 mod worker;
 
 use std::io;

@@ -9,6 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::LiveError;
+use crate::trial::{Look, Observer};
 
 /// SIGINT and SIGTERM, remembered. A second one ends the process at once.
 #[derive(Debug, Clone)]
@@ -62,14 +63,13 @@ impl Progress {
     }
 }
 
-/// The sums of several workers' figures: packets and answers.
+/// The sums of several workers' figures.
 #[must_use]
-pub fn sums(all: &[Arc<Progress>]) -> (u64, u64) {
-    all.iter().fold((0, 0), |(packets, answers), one| {
-        (
-            packets + one.packets.load(Ordering::Relaxed),
-            answers + one.answers.load(Ordering::Relaxed),
-        )
+pub fn sums(all: &[Arc<Progress>]) -> Look {
+    all.iter().fold(Look::default(), |sum, one| Look {
+        sent: sum.sent + one.packets.load(Ordering::Relaxed),
+        answers: sum.answers + one.answers.load(Ordering::Relaxed),
+        moved: sum.moved + one.moved.load(Ordering::Relaxed),
     })
 }
 
@@ -101,21 +101,72 @@ impl Bar {
         }
     }
 
-    /// Shows the figures after `elapsed`.
-    pub fn show(&self, packets: u64, answers: u64, elapsed: Duration) {
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Observer for Bar {
+    fn look(&mut self, elapsed: Duration, look: Look) {
+        let Look { sent, answers, .. } = look;
         let position = match (self.total, self.duration) {
-            (Some(_), _) => packets,
+            (Some(_), _) => sent,
             (None, Some(duration)) => elapsed.min(duration).as_millis() as u64,
-            (None, None) => packets,
+            (None, None) => sent,
         };
         self.bar.set_position(position);
-        let rate = packets as f64 / elapsed.as_secs_f64().max(1e-3);
+        let rate = sent as f64 / elapsed.as_secs_f64().max(1e-3);
         self.bar
-            .set_message(format!("{packets} sent, {answers} answered, {rate:.0}/s"));
+            .set_message(format!("{sent} sent, {answers} answered, {rate:.0}/s"));
+    }
+}
+
+/// The bar of a measurement of many trials: how many of them are done, which one is run, and how far
+/// that one is. On standard error, if that is a terminal.
+#[derive(Debug)]
+pub struct Steps {
+    bar: ProgressBar,
+    label: String,
+}
+
+impl Steps {
+    /// A bar for about `total` trials.
+    #[must_use]
+    pub fn new(total: u64) -> Self {
+        let bar = ProgressBar::new(total);
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}") {
+            bar.set_style(style);
+        }
+        Self {
+            bar,
+            label: String::new(),
+        }
+    }
+
+    /// Says what the next trial is for.
+    pub fn label(&mut self, label: String) {
+        self.bar.set_message(label.clone());
+        self.label = label;
+    }
+
+    /// One of the measurement's steps is done.
+    pub fn step(&self) {
+        self.bar.inc(1);
     }
 
     /// Takes the bar away.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+impl Observer for Steps {
+    fn look(&mut self, elapsed: Duration, look: Look) {
+        let rate = look.sent as f64 / elapsed.as_secs_f64().max(1e-3);
+        self.bar.set_message(format!(
+            "{}: {} sent, {} answered, {rate:.0}/s",
+            self.label, look.sent, look.answers
+        ));
     }
 }

@@ -75,8 +75,12 @@ pub(crate) struct Counts {
     pub bad_checksum: u64,
     pub other: u64,
     pub neighbour_answers: u64,
+    /// Answers to packets sent before this run began.
+    pub late: u64,
     /// When the last packet was sent.
     pub last: Nanos,
+    /// When the last answer came.
+    pub last_answer: Nanos,
 }
 
 /// What a worker gives back.
@@ -84,10 +88,13 @@ pub(crate) struct Outcome {
     pub counts: Counts,
     pub totals: Totals,
     pub opened: u64,
+    pub closed: u64,
+    /// The paths, to be used again.
+    pub paths: Vec<Path>,
 }
 
 impl Generator {
-    /// Sends until the end, then receives until told to stop. The queues are dropped with `self`.
+    /// Sends until the end, then receives until told to stop. Gives the queues back.
     pub fn run(mut self, stop: &Stop) -> Outcome {
         let mut idle = Idle::new(self.idle);
         let mut sending = true;
@@ -121,6 +128,8 @@ impl Generator {
             counts: self.counts,
             totals: self.tally.totals().clone(),
             opened: self.traffic.opened(),
+            closed: self.traffic.closed(),
+            paths: self.paths,
         }
     }
 
@@ -233,7 +242,13 @@ impl Generator {
     }
 
     fn answered(&mut self, stamp: Stamp, bytes: usize, now: Nanos) {
+        // What was sent before this run began answers an earlier one.
+        if stamp.age(now.0) > now.0.saturating_sub(self.start.0) {
+            self.counts.late += 1;
+            return;
+        }
         self.counts.answer_bytes += bytes as u64;
+        self.counts.last_answer = now;
         let lane = self.lanes.of(stamp.flow);
         // Another worker's flow may be answered here; how many packets it has sent is not known.
         let mine = self.paths.iter().any(|path| path.lane == lane);

@@ -3,7 +3,12 @@
 //! The JSON's `version` grows when a field changes its meaning or goes away; new fields may come at
 //! any time. All times in the names' units, all frame bytes without FCS.
 
+pub mod compare;
 mod expect;
+pub mod figure;
+pub mod maglev;
+pub mod measurement;
+pub mod page;
 mod pcap;
 mod reflect;
 mod run;
@@ -13,9 +18,10 @@ use std::io::{self, Write};
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::expect::{Expectations, Found};
+pub use self::measurement::{Event, Machine, Measurement, Moment};
 pub use self::pcap::PcapReport;
 pub use self::reflect::{BackendReport, ReflectFlows, ReflectReport, backends};
 pub use self::run::{Latency, Loss, RunFlows, RunReport, loss};
@@ -54,12 +60,13 @@ impl Volume {
 }
 
 /// What was sent, in words.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ProfileReport {
     /// Destination address and port.
     pub vip: String,
     /// `udp` or `tcp`.
-    pub protocol: &'static str,
+    pub protocol: String,
     /// Client addresses.
     pub clients: String,
     /// Number of flows.
@@ -81,20 +88,21 @@ impl From<&Profile> for ProfileReport {
         let wanted = profile.wanted();
         Self {
             vip: profile.service().to_string(),
-            protocol: wanted.protocol.name(),
+            protocol: wanted.protocol.name().into(),
             clients: profile.clients().to_string(),
             flows: wanted.flows,
             popularity: wanted.popularity.to_string(),
             sizes: profile.sizes().to_string(),
             packets_per_flow: wanted.packets_per_flow,
-            rate: wanted.rate,
+            rate: profile.rate(),
             seed: wanted.seed,
         }
     }
 }
 
 /// How often flows went from one backend to another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Move {
     /// The backend before.
     pub from: u16,
@@ -113,7 +121,8 @@ pub fn moves(map: &BTreeMap<(u16, u16), u64>) -> Vec<Move> {
 }
 
 /// The packet buffers after everything was closed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PoolReport {
     /// Buffers in all.
     pub size: u32,
@@ -134,7 +143,8 @@ impl PoolReport {
 }
 
 /// A device's own counters at the end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DeviceReport {
     /// The device as it was given.
     pub device: String,
@@ -223,7 +233,7 @@ fn buffers_line(pool: &PoolReport) -> String {
     }
 }
 
-fn verdict(failed: &[&'static str], pool: &PoolReport) -> String {
+fn verdict(failed: &[&str], pool: &PoolReport) -> String {
     match (failed.is_empty(), pool.is_full()) {
         (true, true) => "passed".into(),
         (false, _) => format!("FAILED: {}", failed.join(", ")),
