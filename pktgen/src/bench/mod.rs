@@ -11,6 +11,9 @@ use crate::profile::Profile;
 use crate::report::figure::Case;
 use crate::trial::Trial;
 
+/// How often a trial is repeated in which the generator did not keep up.
+const RETRIES: u32 = 3;
+
 /// Something that traffic can be sent to.
 pub trait Device {
     /// Why a trial could not be run.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Device, Stop, run};
+use super::{Device, RETRIES, Stop, run};
 use crate::profile::Profile;
 use crate::report::figure::{Better, Case, Figure, Limit, Middle, median};
 use crate::search::{Ask, Search};
@@ -180,8 +180,15 @@ fn search_rate<D: Device>(
             "{} bytes, throughput, {word} {value}/s",
             profile.sizes().label()
         );
-        let trial = run(device, &profile.at(value, None, Some(length)), &label)?;
-        let limit = refused(&trial, plan.tolerance);
+        let timed = profile.at(value, None, Some(length));
+        let mut limit = refused(&run(device, &timed, &label)?, plan.tolerance);
+        // A generator that was held up says nothing of the device: it may try again.
+        for _ in 0..RETRIES {
+            if limit != Some(Limit::Generator) {
+                break;
+            }
+            limit = refused(&run(device, &timed, &label)?, plan.tolerance);
+        }
         if let Some(limit) = limit
             && failed.is_none_or(|(lowest, _)| value <= lowest)
         {

@@ -27,9 +27,9 @@ use crate::units;
 /// changed backend while they were open, with from where and to where, and the packets that were
 /// lost. Memory grows with the connections held, not with those opened.
 ///
-/// Pool changes: --script FILE holds lines \"@SECONDS COMMAND\" whose commands are weirctl's (as
+/// Pool changes: --script FILE holds lines "@SECONDS COMMAND" whose commands are weirctl's (as
 /// weir replay --script takes them); --command is a shell's command, run at intervals of --every. One
-/// command runs at a time. Exit code 1 if one fails (\"command\"), or an expectation is not met.
+/// command runs at a time. Exit code 1 if one fails ("command"), or an expectation is not met.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example, 100k connections that live 10 s each, with a backend that goes and comes back:\n  \
@@ -63,7 +63,7 @@ pub struct ChurnArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration,
           help_heading = "Traffic")]
     pub duration: Duration,
-    /// Pool changes: lines \"@SECONDS COMMAND\".
+    /// Pool changes: lines "@SECONDS COMMAND".
     #[arg(long, value_name = "FILE", help_heading = "Changes")]
     pub script: Option<PathBuf>,
     /// The program whose commands the script holds.

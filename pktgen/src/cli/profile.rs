@@ -122,10 +122,12 @@ impl ProfileArgs {
     /// The options as a profile to be checked.
     #[must_use]
     pub fn wanted(&self) -> Wanted {
-        let packets_per_flow = self.packets_per_flow.unwrap_or(match self.target.transport(Protocol::Udp) {
-            Protocol::Tcp => TCP_PACKETS,
-            Protocol::Udp => 0,
-        });
+        let packets_per_flow =
+            self.packets_per_flow
+                .unwrap_or(match self.target.transport(Protocol::Udp) {
+                    Protocol::Tcp => TCP_PACKETS,
+                    Protocol::Udp => 0,
+                });
         Wanted {
             flows: self.flows,
             popularity: self.popularity,

@@ -49,11 +49,11 @@ pub struct ScaleArgs {
     /// always among uniform ones.
     #[arg(long, default_value = "uniform", help_heading = "Traffic")]
     pub popularity: Popularity,
-    /// Numbers of flows to measure; \"none\" leaves the sweep out.
+    /// Numbers of flows to measure; "none" leaves the sweep out.
     #[arg(long, value_name = "LIST", default_value = "1k,10k,100k,1M,10M,100M",
           value_parser = list_of_flows)]
     pub flows: List<u32>,
-    /// Shares of packets that open a new flow; \"none\" leaves the sweep out.
+    /// Shares of packets that open a new flow; "none" leaves the sweep out.
     #[arg(long, value_name = "LIST", default_value = "0,1%,10%,50%,100%",
           value_parser = list_of_shares)]
     pub new_flows: List<f64>,

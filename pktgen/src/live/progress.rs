@@ -47,6 +47,10 @@ pub struct Progress {
     pub answers: AtomicU64,
     /// Flows that moved.
     pub moved: AtomicU64,
+    /// Whether its thread runs and waits for the start.
+    pub ready: AtomicBool,
+    /// Set by the main thread once all are ready: when packet 0 is due, in ns; 0 before.
+    pub start: AtomicU64,
     /// Whether it has sent everything it is to send.
     pub finished: AtomicBool,
     /// Set by the main thread: send nothing more.

@@ -131,22 +131,16 @@ impl Testbed {
         observer: &mut dyn Observer,
     ) -> Result<Trial, LiveError> {
         let generators = self.generators(profile)?;
-        // A moment for the threads to start, so that the first packets are not late.
-        let start = Clock::new().now() + Duration::from_millis(5);
         // A paced run knows its number of packets, and must not lose the last to the clock.
         let grace = if profile.rate() > 0 {
             end.grace
         } else {
             Duration::ZERO
         };
-        let stop_at = profile
-            .wanted()
-            .duration
-            .map_or(Nanos(u64::MAX), |duration| start + duration + grace);
+        let time = profile.wanted().duration.map(|duration| duration + grace);
         let (mut progress, mut running) = (Vec::new(), Vec::new());
         for (core, mut generator) in self.cores.iter().zip(generators) {
-            (generator.start, generator.end) = (start, stop_at);
-            (generator.counts.last, generator.counts.last_answer) = (start, start);
+            generator.time = time;
             progress.push(Arc::clone(&generator.progress));
             let name = format!("pktgen-{core}");
             running.push(Worker::spawn_registered(
@@ -156,6 +150,7 @@ impl Testbed {
                 move |stop| generator.run(&stop),
             )?);
         }
+        let start = start(&progress, &self.signals);
         watch(&progress, end, &self.signals, observer);
         let mut trial = Trial::new()?;
         let mut counts = Counts::default();
@@ -199,7 +194,7 @@ impl Testbed {
                 clock: Clock::new(),
                 start: Nanos(0),
                 packets: profile.packets().unwrap_or(u64::MAX),
-                end: Nanos(u64::MAX),
+                time: None,
                 idle: self.idle,
                 progress: Arc::default(),
                 counts: Counts::default(),
@@ -293,6 +288,19 @@ fn prepare(
         }));
     }
     Ok(paths)
+}
+
+/// Starts all workers at one moment, once they run.
+fn start(progress: &[Arc<Progress>], signals: &Signals) -> Nanos {
+    let ready = |one: &Arc<Progress>| one.ready.load(Ordering::Acquire);
+    while !signals.raised() && !progress.iter().all(ready) {
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    let start = Clock::new().now();
+    for one in progress {
+        one.start.store(start.0.max(1), Ordering::Release);
+    }
+    start
 }
 
 /// Returns when everything is sent and answered, or will not be.

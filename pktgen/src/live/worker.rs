@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use weir_engine::ArrayVec;
 use weir_engine::buffer::Buffer;
@@ -47,12 +48,12 @@ pub(crate) struct Generator {
     pub tally: Tally,
     pub pool: Mempool,
     pub clock: Clock,
-    /// When packet 0 is due.
+    /// When packet 0 is due; known once all workers run.
     pub start: Nanos,
     /// Places of the sequence to pass; `u64::MAX` without an end.
     pub packets: u64,
-    /// When to stop sending; `u64::MAX` without an end.
-    pub end: Nanos,
+    /// How long to send; `None` without an end.
+    pub time: Option<Duration>,
     pub idle: idle::Mode,
     pub progress: Arc<Progress>,
     pub counts: Counts,
@@ -97,12 +98,14 @@ impl Generator {
     /// Sends until the end, then receives until told to stop. Gives the queues back.
     pub fn run(mut self, stop: &Stop) -> Outcome {
         let mut idle = Idle::new(self.idle);
+        self.wait_for_start(stop);
+        let end = self.time.map_or(Nanos(u64::MAX), |time| self.start + time);
         let mut sending = true;
         while !stop.is_raised() {
             let now = self.clock.now();
             let mut moved = 0;
             if sending {
-                let halted = self.progress.halt.load(Ordering::Relaxed) || now >= self.end;
+                let halted = self.progress.halt.load(Ordering::Relaxed) || now >= end;
                 if !halted {
                     moved += self.write_due(now);
                 }
@@ -131,6 +134,21 @@ impl Generator {
             closed: self.traffic.closed(),
             paths: self.paths,
         }
+    }
+
+    /// Says that this thread runs, and waits for the others: a clock that started before would have
+    /// the first packets late.
+    fn wait_for_start(&mut self, stop: &Stop) {
+        self.progress.ready.store(true, Ordering::Release);
+        while !stop.is_raised() {
+            let start = self.progress.start.load(Ordering::Acquire);
+            if start > 0 {
+                self.start = Nanos(start);
+                break;
+            }
+            std::thread::yield_now();
+        }
+        (self.counts.last, self.counts.last_answer) = (self.start, self.start);
     }
 
     /// Writes frames for the places in the sequence that are due, up to a round's worth; stops

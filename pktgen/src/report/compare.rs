@@ -3,7 +3,7 @@
 use comfy_table::Table;
 use serde::{Deserialize, Serialize};
 
-use super::figure::{Better, Case, Figure};
+use super::figure::{Better, Case, Figure, quantity, range};
 use super::measurement::Measurement;
 use super::{align_right, grid};
 
@@ -157,11 +157,11 @@ pub fn words(side: Option<Spread>, unit: &str) -> String {
     let Some(Spread { value, min, max }) = side else {
         return String::new();
     };
-    let text = |value| super::figure::quantity(value, unit);
+    let text = quantity(value, unit);
     if min == max {
-        return text(value);
+        return text;
     }
-    format!("{} ({} – {})", text(value), text(min), text(max))
+    format!("{text} ({})", range(min, max, unit))
 }
 
 /// A change in words.

@@ -72,8 +72,9 @@ impl fmt::Display for Case {
         let percent = |share: f64| format!("{} %", decimal(share * 100.0));
         let parts = [
             self.size.clone(),
-            self.flows.map(|n| format!("{} flows", count(f64::from(n)))),
-            self.backends.map(|n| format!("{n} backends")),
+            self.flows
+                .map(|n| format!("{} {}", count(f64::from(n)), many(n, "flow"))),
+            self.backends.map(|n| format!("{n} {}", many(n, "backend"))),
             self.new_flows
                 .map(|share| format!("{} new", percent(share))),
             self.load.map(|share| format!("at {}", percent(share))),
@@ -82,6 +83,10 @@ impl fmt::Display for Case {
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         f.write_str(&parts.join(", "))
     }
+}
+
+fn many(number: u32, noun: &str) -> String {
+    format!("{noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A figure: the median (or mean, where the method wants that) of several samples.
@@ -165,11 +170,7 @@ impl Figure {
         if self.samples.len() < 2 {
             return String::new();
         }
-        format!(
-            "{} – {}",
-            quantity(self.min, &self.unit),
-            quantity(self.max, &self.unit)
-        )
+        range(self.min, self.max, &self.unit)
     }
 }
 
@@ -186,14 +187,28 @@ pub fn median(samples: &[f64]) -> f64 {
     }
 }
 
-/// A value with its unit, as people write it.
+/// A value with its unit, as people write it; small numbers of things to the last one.
 #[must_use]
 pub fn quantity(value: f64, unit: &str) -> String {
     match unit {
+        "ns" | "ratio" | "packets" | "connections" => bare(value, unit),
+        _ => format!("{} {unit}", bare(value, unit)),
+    }
+}
+
+/// From a value to another.
+#[must_use]
+pub fn range(low: f64, high: f64, unit: &str) -> String {
+    format!("{} – {}", bare(low, unit), bare(high, unit))
+}
+
+/// A value without the unit's name, where that can be left out.
+fn bare(value: f64, unit: &str) -> String {
+    match unit {
         "ns" => nanos(value),
         "ratio" => format!("{} %", decimal(value * 100.0)),
-        "packets" | "connections" | "flows" => count(value),
-        _ => format!("{} {unit}", count(value)),
+        "packets" | "connections" if value.fract() == 0.0 && value < 1e9 => format!("{value}"),
+        _ => count(value),
     }
 }
 
@@ -260,7 +275,7 @@ mod tests {
         assert_eq!(figure(&[1.0, 2.0, 4.0, 9.0]).value, 3.0);
         assert_eq!(
             (odd.text(), odd.spread()),
-            ("2M packets/s".into(), "1M packets/s – 3M packets/s".into())
+            ("2M packets/s".into(), "1M – 3M".into())
         );
         assert_eq!(figure(&[7.0]).spread(), "");
     }
@@ -290,6 +305,7 @@ mod tests {
         assert_eq!(nanos(2_544.0), "2.544 µs");
         assert_eq!(quantity(0.000_001, "ratio"), "0.0001 %");
         assert_eq!(quantity(3.2, "Gbit/s"), "3.2 Gbit/s");
+        assert_eq!(quantity(1_234_567.0, "packets"), "1234567");
     }
 
     #[test]

@@ -340,6 +340,10 @@ pub fn latency_rows(figures: &[Figure]) -> Vec<(Case, Vec<&Figure>)> {
 }
 
 #[cfg(test)]
+#[path = "../../tests/common/schema.rs"]
+mod schema;
+
+#[cfg(test)]
 pub(crate) mod tests {
     use super::super::figure::{Better, Limit, Middle};
     use super::*;
@@ -566,6 +570,39 @@ pub(crate) mod tests {
         }
         let nothing = Measurement::load(&folder.path().join("none")).unwrap_err();
         assert!(nothing.to_string().starts_with("cannot read"));
+    }
+
+    #[test]
+    fn every_report_is_as_the_documentation_says() {
+        let documented = schema::documented();
+        for mut report in [rfc2544(), scale(), churn()] {
+            let value = serde_json::to_value(&report).unwrap();
+            assert_eq!(schema::differences(&value, &documented), [""; 0]);
+            report.figures.clear();
+            let value = serde_json::to_value(&report).unwrap();
+            assert_eq!(schema::differences(&value, &documented), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn what_the_documentation_does_not_say_is_noticed() {
+        let documented = schema::documented();
+        let mut value = serde_json::to_value(churn()).unwrap();
+        value["version"] = 2.into();
+        value["figures"][0]["better"] = "sideways".into();
+        value["figures"][1]["extra"] = 1.into();
+        value["pool"]["free"] = "all".into();
+        value.as_object_mut().unwrap().remove("machine");
+        let differences = schema::differences(&value, &documented).join("\n");
+        for words in [
+            "$ has no",
+            "$.version is 2",
+            "[0].better",
+            "[1].extra is not documented",
+            "$.pool.free",
+        ] {
+            assert!(differences.contains(words), "{words} in {differences}");
+        }
     }
 
     fn tables(report: &Measurement) -> String {

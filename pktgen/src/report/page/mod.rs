@@ -395,12 +395,6 @@ mod tests {
         assert_eq!(addresses, namespaces, "no other address than SVG's name");
     }
 
-    /// Writes the page to where it can be looked at.
-    #[test]
-    fn zz_look() {
-        std::fs::write("/tmp/pktgen-page.html", whole()).unwrap();
-    }
-
     #[test]
     fn figure_12_says_what_it_counts() {
         assert!(whole().contains("Counts entries of surviving backends that change hands"));
