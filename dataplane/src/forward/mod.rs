@@ -35,6 +35,8 @@ pub enum Mode {
     Tunnel,
     /// Destination address, and a DSCP that stands for the VIP.
     DsrDscp,
+    /// Source and destination change, by sessions.
+    FullNat,
 }
 
 impl From<Forwarding> for Mode {
@@ -47,6 +49,7 @@ impl From<Forwarding> for Mode {
             | Forwarding::DsrGre
             | Forwarding::DsrGeneve => Self::Tunnel,
             Forwarding::DsrDscp => Self::DsrDscp,
+            Forwarding::FullNat => Self::FullNat,
         }
     }
 }
@@ -83,6 +86,7 @@ impl Mode {
                 let Backend { address, dscp, .. } = *steered.backend;
                 dscp::to_backend(frame.data_mut(), steered.packet, address, dscp)
             }
+            Self::FullNat => Err(DropReason::NoSession),
         }
     }
 
@@ -99,7 +103,7 @@ impl Mode {
         backend: &Backend,
     ) -> Result<(), DropReason> {
         match self {
-            Self::DsrL2 | Self::Tunnel | Self::DsrDscp => Err(DropReason::NotOurs),
+            Self::DsrL2 | Self::Tunnel | Self::DsrDscp | Self::FullNat => Err(DropReason::NotOurs),
             Self::Nat => nat::to_client(frame.data_mut(), packet, service, backend),
         }
     }

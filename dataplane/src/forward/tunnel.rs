@@ -59,7 +59,7 @@ pub fn outer(service: &Service, backend: IpAddr, source: TunnelSource) -> Option
         }
         Forwarding::DsrGre => Some(gre::outer(ends, inner, tunnel.gre_key)),
         Forwarding::DsrGeneve => Some(geneve::outer(ends, inner, tunnel.geneve_vni(), checksum)),
-        Forwarding::DsrL2 | Forwarding::Nat | Forwarding::DsrDscp => None,
+        Forwarding::DsrL2 | Forwarding::Nat | Forwarding::DsrDscp | Forwarding::FullNat => None,
     }
 }
 

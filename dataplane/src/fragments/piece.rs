@@ -151,7 +151,8 @@ impl Piece {
         Ok(packet)
     }
 
-    /// The piece as a packet without a transport header.
+    /// The piece as a packet without a transport header: its protocol is [`protocol::FRAGMENT`], so
+    /// that nobody takes its bytes for one.
     #[must_use]
     pub const fn later(&self) -> Packet {
         Packet {
@@ -162,7 +163,7 @@ impl Piece {
             transport: self.payload,
             network: self.network,
             version: self.version,
-            protocol: self.protocol,
+            protocol: protocol::FRAGMENT,
             tcp_flags: 0,
             ttl: self.ttl,
             tag: self.tag,
