@@ -16,6 +16,7 @@ pub mod memif;
 pub mod namespace;
 pub mod nginx;
 pub mod process;
+pub mod quic;
 pub mod sockets;
 mod sys;
 pub mod tap;
