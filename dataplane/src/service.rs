@@ -19,6 +19,7 @@ use crate::flow::{FlowHash, scale};
 use crate::forward::Mode;
 use crate::forward::tunnel::Outer;
 use crate::parse::Packet;
+use crate::quic::Quic;
 
 /// Which flows a backend takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -124,6 +125,8 @@ pub struct Service {
     pub table: Arc<[u16]>,
     /// The numbers of the backends that take new flows.
     pub members: Arc<[u32]>,
+    /// How connection IDs name its backends.
+    pub quic: Option<Arc<Quic>>,
 }
 
 impl Service {
@@ -185,6 +188,8 @@ pub struct Services {
     pub local: Endpoints,
     /// Whether any service has `port = "any"`.
     pub any_port: bool,
+    /// Whether connection IDs name backends of any service.
+    pub has_quic: bool,
 }
 
 impl Services {

@@ -11,12 +11,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weir_shm::counters;
-use weir_shm::model::{self, Admin, Forced, Pool, PortMatch};
+use weir_shm::model::{self, Admin, Forced, Pool, PortMatch, QuicConfig, ServerId};
 
 use crate::address::{Addr, Version};
 use crate::conntrack::{Profile, Profiles};
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::maglev::{self, Member};
+use crate::quic::Quic;
 use crate::service::{Backend, Change, NO_SERVICE, OWN, Service, Services, Takes, protocol_number};
 
 /// Time-out profiles that conntrack entries can name.
@@ -52,7 +53,12 @@ struct Chapter {
     table_of: Vec<Member>,
     table_size: u32,
     table: Option<Arc<[u16]>>,
+    quic_of: (Vec<QuicConfig>, Vec<ServerIdOf>),
+    quic: Option<Arc<Quic>>,
 }
+
+/// A rotation, a server ID under it, and the number of the backend that has it.
+type ServerIdOf = (u8, ServerId, u32);
 
 /// A backend that was in the service at some time.
 #[derive(Debug, Clone, Copy)]
@@ -125,6 +131,7 @@ impl Book {
             let entry = self.service(service, place, profile, drained, &mut backends, &mut hop)?;
             services.push(entry);
         }
+        let has_quic = services.iter().any(|service| service.quic.is_some());
         let vips = vips(pool);
         let returns = self.returns(pool, &mut backends);
         let local = local(pool, own);
@@ -141,6 +148,7 @@ impl Book {
                 .services
                 .iter()
                 .any(|service| service.port == PortMatch::Any),
+            has_quic,
         })
     }
 
@@ -216,6 +224,7 @@ impl Book {
             counters: counters::service_base(chapter.number) as u32,
             table: chapter.table(members, service.table_size, tables_built),
             members: numbers.into_iter().map(|(_, number)| number).collect(),
+            quic: chapter.quic(service),
         })
     }
 
@@ -366,6 +375,31 @@ impl Chapter {
         };
         self.backends.insert(name, known);
         Ok(number)
+    }
+
+    /// How the service reads connection IDs, made anew only when that changed. IDs of backends that
+    /// take nothing are in it: whether a backend is to be followed is seen at each packet.
+    fn quic(&mut self, service: &model::Service) -> Option<Arc<Quic>> {
+        if service.quic.is_empty() {
+            self.quic = None;
+            return None;
+        }
+        let mut ids = Vec::new();
+        for backend in &service.backends {
+            let known = self.backends.get(&backend.name(service));
+            for config in &service.quic {
+                if let (Some(known), Some(id)) = (known, backend.server_ids.under(config.rotation))
+                {
+                    ids.push((config.rotation, id, known.number));
+                }
+            }
+        }
+        let of = (service.quic.clone(), ids);
+        if self.quic.is_none() || self.quic_of != of {
+            self.quic = Some(Arc::new(Quic::new(&of.0, of.1.iter().copied())));
+            self.quic_of = of;
+        }
+        self.quic.clone()
     }
 
     fn table(&mut self, members: Vec<Member>, size: u32, built: &mut u64) -> Arc<[u16]> {

@@ -28,6 +28,8 @@ pub enum Verdict {
     /// A client's packet to a service.
     #[default]
     Forward,
+    /// As `Forward`, its backend chosen already.
+    Steered,
     /// A backend's answer.
     Return,
     /// An ICMP message, its addressee not looked at yet.

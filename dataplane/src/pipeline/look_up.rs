@@ -13,8 +13,12 @@ pub fn all(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lane
     for lane in lanes {
         match lane.verdict {
             Verdict::Forward => one(services, hasher, conntrack, lane),
-            Verdict::Return | Verdict::Icmp | Verdict::Piece | Verdict::Punt | Verdict::Drop(_) => {
-            }
+            Verdict::Steered
+            | Verdict::Return
+            | Verdict::Icmp
+            | Verdict::Piece
+            | Verdict::Punt
+            | Verdict::Drop(_) => {}
         }
     }
 }

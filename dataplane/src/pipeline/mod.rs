@@ -6,7 +6,7 @@
 //!
 //! 1. [`read`]: parse each frame into a descriptor.
 //! 2. [`look_up`]: VIP, flow hash; ask for the conntrack line.
-//! 3. [`steer`]: conntrack, or on a miss the service's table.
+//! 3. [`steer`]: conntrack, or on a miss the service's table; for [`quic`], the connection ID first.
 //! 4. [`rewrite`]: the mode's change, then the Ethernet header, then to the sink.
 //!
 //! Everything here is hot: no allocation, lock, log, system call or panic on input. What a packet
@@ -16,6 +16,7 @@
 mod aside;
 mod lane;
 mod look_up;
+mod quic;
 mod read;
 mod rewrite;
 mod steer;
@@ -162,6 +163,9 @@ impl<B: Buffer> Pipeline<B> {
             read::all(filter, burst, lanes);
             let lanes = &mut lanes[..burst.len()];
             look_up::all(services, hasher, conntrack, lanes);
+            if services.has_quic {
+                quic::all(services, now, conntrack, counters, burst, lanes);
+            }
             steer::all(services, now, conntrack, counters, lanes);
             rewrite::all(snapshot, port, counters, burst, lanes, &mut asides, sink);
         });

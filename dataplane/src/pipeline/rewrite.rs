@@ -44,7 +44,9 @@ pub fn all<B: Buffer, S: Sink<B>>(
     let mut tally = Tally::new(&snapshot.services, counters);
     for (mut frame, lane) in burst.drain(..).zip(lanes) {
         let outcome = match lane.verdict {
-            Verdict::Forward => forward(snapshot, port, &mut tally, &mut frame, lane),
+            Verdict::Forward | Verdict::Steered => {
+                forward(snapshot, port, &mut tally, &mut frame, lane)
+            }
             Verdict::Return => give_back(snapshot, port, &mut tally, &mut frame, lane),
             Verdict::Punt => Outcome::Punt,
             Verdict::Drop(reason) => Outcome::Drop(reason),

@@ -108,12 +108,7 @@ pub fn all(
     if waiting.is_empty() {
         return;
     }
-    let mut steering = Steering {
-        services,
-        now,
-        conntrack,
-        counters,
-    };
+    let mut steering = Steering::new(services, now, conntrack, counters);
     for place in waiting {
         if let Some(lane) = lanes.get_mut(usize::from(place)) {
             steering.one(lane);
@@ -130,27 +125,58 @@ pub fn alone(
     counters: &CounterWriter,
     lane: &mut Lane,
 ) {
-    let mut steering = Steering {
-        services,
-        now,
-        conntrack,
-        counters,
-    };
-    steering.one(lane);
+    Steering::new(services, now, conntrack, counters).one(lane);
 }
 
-/// What the second pass needs.
-struct Steering<'a> {
+/// What the second pass needs, and QUIC's.
+pub(super) struct Steering<'a> {
     services: &'a Services,
     now: Tick,
     conntrack: &'a mut Conntrack,
     counters: &'a CounterWriter,
 }
 
-impl Steering<'_> {
+impl<'a> Steering<'a> {
+    pub(super) const fn new(
+        services: &'a Services,
+        now: Tick,
+        conntrack: &'a mut Conntrack,
+        counters: &'a CounterWriter,
+    ) -> Self {
+        Self {
+            services,
+            now,
+            conntrack,
+            counters,
+        }
+    }
+
+    /// Hot: a packet that names its backend, which takes packets: its flow follows it there.
+    #[inline]
+    pub(super) fn pin(&mut self, lane: &mut Lane, number: u32) {
+        let services = self.services;
+        let Some(service) = services.get(lane.service) else {
+            lane.verdict = Verdict::Drop(DropReason::NoService);
+            return;
+        };
+        lane.backend = number;
+        let details = |state| Details::new(number, state, service.profile, self.now);
+        if let Some(held) = self.conntrack.find(lane.hash, self.now, &services.profiles) {
+            held.set(details(next_state(held.details().state(), &lane.packet)));
+            self.counters.add(counters::CONNTRACK_HITS, 1);
+            return;
+        }
+        self.counters.add(counters::CONNTRACK_MISSES, 1);
+        let details = details(first_state(&lane.packet));
+        let inserted = self
+            .conntrack
+            .insert(lane.hash, details, self.now, &services.profiles);
+        self.opened(service, lane, number, inserted);
+    }
+
     /// Hot, though less: a packet of any kind.
     #[inline]
-    fn one(&mut self, lane: &mut Lane) {
+    pub(super) fn one(&mut self, lane: &mut Lane) {
         let services = self.services;
         let Some(service) = services.get(lane.service) else {
             lane.verdict = Verdict::Drop(DropReason::NoService);

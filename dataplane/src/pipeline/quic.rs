@@ -1,0 +1,73 @@
+//! Stage 3 for QUIC: the connection ID comes first.
+//!
+//! In this order, the draft's (section 4.2 of draft-ietf-quic-load-balancers): a connection ID that
+//! names a backend which takes packets leads there, and its 4-tuple with it, in conntrack, so that
+//! later packets without such an ID follow; everything else goes as UDP does, by conntrack and then
+//! by the scheduler. Nothing is dropped for what its connection ID says.
+//!
+//! Packets of QUIC services are steered here whole, in their order, and the common stage leaves them
+//! alone: a burst without QUIC services costs one comparison.
+
+use arrayvec::ArrayVec;
+use weir_engine::buffer::Buffer;
+use weir_engine::counters::CounterWriter;
+use weir_engine::wire::{protocol, udp};
+
+use super::BURST;
+use super::lane::{Lane, Verdict};
+use super::steer::Steering;
+use crate::conntrack::{Conntrack, Tick};
+use crate::parse::Packet;
+use crate::service::Services;
+
+/// Hot: steers the packets of QUIC services in a burst.
+#[inline(never)]
+pub fn all<B: Buffer>(
+    services: &Services,
+    now: Tick,
+    conntrack: &mut Conntrack,
+    counters: &CounterWriter,
+    burst: &[B],
+    lanes: &mut [Lane],
+) {
+    // All are decoded before the first is looked up, while conntrack's lines come in.
+    let mut ours: ArrayVec<(u8, Option<u32>), BURST> = ArrayVec::new();
+    for (place, (frame, lane)) in (0u8..).zip(burst.iter().zip(lanes.iter())) {
+        if lane.verdict != Verdict::Forward || lane.packet.protocol != protocol::UDP {
+            continue;
+        }
+        let service = services.get(lane.service);
+        if let Some(quic) = service.and_then(|service| service.quic.as_deref()) {
+            let named = quic.backend(datagram(frame.data(), &lane.packet));
+            let kept = named.filter(|number| services.keeps(lane.service, *number).is_some());
+            // Never full: a burst has no more packets than this has room.
+            let _ = ours.try_push((place, kept));
+        }
+    }
+    let mut steering = Steering::new(services, now, conntrack, counters);
+    for (place, named) in ours {
+        let Some(lane) = lanes.get_mut(usize::from(place)) else {
+            continue;
+        };
+        match named {
+            Some(number) => steering.pin(lane, number),
+            None => steering.one(lane),
+        }
+        if lane.verdict == Verdict::Forward {
+            lane.verdict = Verdict::Steered;
+        }
+    }
+}
+
+/// The payload of a UDP datagram whose headers were checked.
+#[inline]
+fn datagram<'a>(frame: &'a [u8], packet: &Packet) -> &'a [u8] {
+    let behind = frame
+        .get(usize::from(packet.transport)..)
+        .unwrap_or_default();
+    let Some((header, rest)) = behind.split_first_chunk::<{ udp::LEN }>() else {
+        return &[];
+    };
+    let length = udp::Header(header).length().saturating_sub(udp::LEN);
+    rest.get(..length).unwrap_or(rest)
+}
