@@ -8,10 +8,11 @@ export WEIR_BIN_DIR ?= $(TARGET_DIR)/release
 
 # End-to-end tests make network namespaces; without root, cargo runs the test binaries through sudo.
 ifneq ($(shell id -u),0)
+SUDO := sudo -E
 E2E_ENV := CARGO_TARGET_$(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')_RUNNER="sudo -E"
 endif
 
-.PHONY: help setup setup-system setup-tools build release demo bench test \
+.PHONY: help setup setup-system setup-tools build release demo benches bench ratio instructions bless test \
         fmt lint check-fmt unit doctest deny audit doc no-dpdk e2e clean
 
 help: ## list the targets
@@ -34,9 +35,20 @@ release: setup-system ## release build of weir, weirctl and weir-pktgen
 demo: release ## balance real HTTP traffic between network namespaces, pool changes included
 	scripts/demo
 
-bench: release ## measure, with testpmd on the same devices in the same run as the yardstick
+benches: release
 	cargo build --release -p weir-benches
-	scripts/bench
+
+bench: benches ## measure, beside yardsticks in the same run, and write docs/performance.md (FIGURES="A B": only these)
+	$(SUDO) scripts/bench $(FIGURES)
+
+ratio: benches ## a short comparison with testpmd, which fails when weir is far slower than it should be (root)
+	$(SUDO) $(WEIR_BIN_DIR)/weir-benches ratio
+
+instructions: benches ## instructions of each stage of the packet path beside those on record; fails when one grew by 3 %
+	$(WEIR_BIN_DIR)/weir-benches instructions
+
+bless: benches ## put the instruction counts of this tree on record
+	$(WEIR_BIN_DIR)/weir-benches instructions --bless
 
 test: setup ## everything CI checks
 	@scripts/test

@@ -1,14 +1,25 @@
-//! What weir's packet path costs, measured over buffers without a device, and how Maglev behaves.
+//! What weir costs, measured: the figures of `docs/performance.md`, each beside a yardstick from the
+//! same run, and the guards that keep them.
 //!
-//! `pipeline` holds the packet cases, `quic` the decoding of connection IDs, `maglev` the paper's
-//! figures. The binary prints tables and
-//! JSON; `make bench` runs it, and the comparison with testpmd beside it.
+//! `figures` holds one module a figure, `rig` what they are measured with, `record` and `goal` what a
+//! figure is and has to be, `campaign` a run over several, `report` the page with its tables and
+//! plots, `guard` what continuous integration checks.
 
 #![forbid(unsafe_code)]
 
+pub mod campaign;
+pub mod figures;
+pub mod goal;
+pub mod guard;
+pub mod instructions;
+pub mod machine;
 pub mod maglev;
-pub mod pipeline;
-pub mod quic;
+pub mod record;
+pub mod report;
+pub mod rig;
+
+/// Something that keeps a figure from being measured.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// A small generator of random numbers (xorshift64*), the same on every machine.
 #[derive(Debug, Clone)]

@@ -1,47 +1,79 @@
-//! Prints what `weir-benches` measures: tables on standard output, JSON where asked.
+//! `weir-benches`: measures the figures of `docs/performance.md` and writes that page. `make bench`
+//! and `make test` run it; see `scripts/bench`.
 
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
-use serde::Serialize;
-use weir_benches::maglev::{self, Disruption, Evenness};
-use weir_benches::pipeline::{self, Failure, Figure, Mode};
-use weir_benches::quic::{self, Decoding};
+use clap::{Args, Parser, Subcommand};
+use weir_benches::figures::{self, Settings};
+use weir_benches::{Failure, campaign, guard, instructions, report};
 
-/// Measures weir's packet path over buffers, and the Maglev figures of the paper.
+/// Measures weir, beside yardsticks in the same run.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Packets a repetition.
-    #[arg(long, default_value_t = 4_000_000)]
-    packets: u32,
-    /// Repetitions of each figure.
-    #[arg(long, default_value_t = 5)]
-    repetitions: usize,
-    /// Flow counts, drawn from with equal chances.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 1_000_000])]
-    flows: Vec<u32>,
-    /// Leave the Maglev figures out.
-    #[arg(long)]
-    no_maglev: bool,
-    /// Also write everything as JSON.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
 }
 
-#[derive(Debug, Default, Serialize)]
-struct Report {
-    pipeline: Vec<Figure>,
-    evenness: Vec<Evenness>,
-    disruption: Vec<Disruption>,
-    quic: Vec<Decoding>,
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure figures, put them into the documentation, and write its page anew.
+    Run {
+        /// Their letters [default: all].
+        figures: Vec<String>,
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        docs: Docs,
+    },
+    /// Measure one figure in this process, and write its records to a file.
+    Figure {
+        /// Its letter.
+        letter: String,
+        #[command(flatten)]
+        settings: Settings,
+        /// Where its records go.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Write the page anew from the records there are.
+    Page {
+        #[command(flatten)]
+        docs: Docs,
+    },
+    /// Measure weir beside testpmd for a moment; fail if it is far slower than it should be.
+    Ratio,
+    /// Count the packet path's instructions, stage by stage, and hold them against the record.
+    Instructions {
+        /// Put them on record instead.
+        #[arg(long)]
+        bless: bool,
+        /// The record.
+        #[arg(long, default_value = "benches/instructions.json")]
+        record: PathBuf,
+    },
+    /// Run one of its cases, to be watched.
+    Stage {
+        /// The case.
+        case: String,
+    },
+    /// Take away what a run that was killed has left.
+    Sweep,
+}
+
+#[derive(Debug, Args)]
+struct Docs {
+    /// The documentation's folder.
+    #[arg(long, default_value = "docs")]
+    docs: PathBuf,
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("weir-benches: {error}");
             ExitCode::FAILURE
@@ -49,76 +81,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<(), Failure> {
-    let mut report = Report::default();
-    println!("Pipeline alone, 60-byte frames, 100 backends, random flows (ns a packet)");
-    println!(
-        "{:<8} {:>10} {:>8} {:>16}",
-        "mode", "flows", "median", "range"
-    );
-    for mode in [Mode::DsrL2, Mode::Nat] {
-        for flows in &cli.flows {
-            let figure = pipeline::measure(mode, *flows, cli.packets, cli.repetitions)?;
-            let name = if mode == Mode::Nat { "nat" } else { "dsr-l2" };
-            let (low, high) = figure.range;
-            println!(
-                "{name:<8} {flows:>10} {:>8.1} {low:>7.1} – {high:.1}",
-                figure.nanoseconds
-            );
-            report.pipeline.push(figure);
-        }
+fn run(command: Command) -> Result<bool, Failure> {
+    match command {
+        Command::Run {
+            figures,
+            settings,
+            docs,
+        } => campaign::run(&figures, &settings, &docs.docs),
+        Command::Figure {
+            letter,
+            settings,
+            out,
+        } => figure(&letter, &settings, &out).map(|()| true),
+        Command::Page { docs } => report::write(&docs.docs).map(|()| true),
+        Command::Ratio => guard::ratio(),
+        Command::Instructions { bless, record } => instructions::check(&record, bless),
+        Command::Stage { case } => instructions::run_case(&case).map(|()| true),
+        Command::Sweep => campaign::sweep().map(|()| true),
     }
-    quic(cli, &mut report)?;
-    if !cli.no_maglev {
-        maglev(&mut report);
-    }
-    if let Some(path) = &cli.json {
-        std::fs::write(path, serde_json::to_string_pretty(&report)?)?;
-    }
-    Ok(())
 }
 
-fn quic(cli: &Cli, report: &mut Report) -> Result<(), Failure> {
-    println!("\nQUIC-LB, from a datagram to its backend (ns a packet)");
-    println!(
-        "{:<24} {:>9} {:>8} {:>16}",
-        "connection ID", "backends", "median", "range"
-    );
-    for backends in [100, 10_000] {
-        for case in quic::CASES {
-            let figure = quic::measure(case, backends, cli.packets, cli.repetitions)?;
-            let (low, high) = figure.range;
-            println!(
-                "{:<24} {backends:>9} {:>8.1} {low:>7.1} – {high:.1}",
-                figure.name, figure.nanoseconds
-            );
-            report.quic.push(figure);
-        }
-    }
+fn figure(letter: &str, settings: &Settings, out: &Path) -> Result<(), Failure> {
+    let (_, _, measure) = figures::by_letter(letter)?;
+    campaign::sweep()?;
+    let records = measure(settings)?;
+    std::fs::write(out, serde_json::to_vec(&records)?)?;
     Ok(())
-}
-
-fn maglev(report: &mut Report) {
-    println!("\nMaglev, paper's figure 11: shares of 1,000 backends (% of the table)");
-    println!(
-        "{:<9} {:>9} {:>9} {:>10}",
-        "entries", "smallest", "largest", "build, ms"
-    );
-    for size in [65_537, 655_373] {
-        let row = maglev::evenness(size, 1_000);
-        println!(
-            "{size:<9} {:>9.4} {:>9.4} {:>10.2}",
-            row.smallest_percent, row.largest_percent, row.build_ms
-        );
-        report.evenness.push(row);
-    }
-    println!("\nMaglev, paper's figure 12: entries of surviving backends that change hands (%)");
-    println!("{:<9} {:>7} {:>9}", "entries", "failed", "changed");
-    for size in [65_537, 655_373] {
-        for failed in [1, 5, 10, 20, 29] {
-            let row = maglev::disruption(size, failed);
-            println!("{size:<9} {failed:>7} {:>9.2}", row.changed_percent);
-            report.disruption.push(row);
-        }
-    }
 }

@@ -1,16 +1,16 @@
-//! What it costs to find the backend that a QUIC datagram's connection ID names: header, decoding and
-//! the look into the directory of server IDs, over datagrams in cache.
+//! Q. What it costs to find the backend that a QUIC datagram's connection ID names: header, decoding
+//! and the look into the directory of server IDs, over datagrams in cache.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use serde::Serialize;
 use weir::quic::Quic;
 use weir::quic::encode::{Encoder, FirstOctet};
 use weir_shm::model::{QuicConfig, QuicKey, ServerId};
 
-use crate::Random;
-use crate::pipeline::Failure;
+use super::{Settings, buffers, on_worker_core};
+use crate::record::Record;
+use crate::{Failure, Random};
 
 /// Datagrams that are decoded in turn.
 const DATAGRAMS: usize = 1_024;
@@ -49,29 +49,33 @@ pub const CASES: [Case; 5] = [
     case("AES, four of four", 10, 5, true),
 ];
 
-/// One row.
-#[derive(Debug, Clone, Serialize)]
-pub struct Decoding {
-    /// The kind of connection ID.
-    pub name: &'static str,
-    /// Backends with a server ID.
-    pub backends: u32,
-    /// Nanoseconds a packet: the median of the repetitions.
-    pub nanoseconds: f64,
-    /// The fastest and slowest repetition.
-    pub range: (f64, f64),
-}
-
-/// Measures one kind.
+/// Measures all kinds.
 ///
 /// # Errors
 /// When a datagram was not decoded to its backend.
-pub fn measure(
+pub fn measure(settings: &Settings) -> Result<Vec<Record>, Failure> {
+    let packets = buffers::packets(settings, 25.0);
+    let repetitions = settings.repetitions;
+    on_worker_core(move || {
+        let mut records = Vec::new();
+        for (name, backends) in [("100", 100), ("10,000", 10_000)] {
+            for case in CASES {
+                let samples = nanoseconds(case, backends, packets, repetitions)?;
+                let label = format!("{}, {name} backends", case.name);
+                records.push(Record::new('Q', &label, "ns/packet", &samples));
+            }
+        }
+        Ok(records)
+    })
+}
+
+/// Measures one kind: nanoseconds a packet, repetition by repetition.
+fn nanoseconds(
     case: Case,
     backends: u32,
     packets: u32,
     repetitions: usize,
-) -> Result<Decoding, Failure> {
+) -> Result<Vec<f64>, Failure> {
     let config = QuicConfig {
         rotation: 2,
         server_id_length: case.server_id_length,
@@ -101,14 +105,7 @@ pub fn measure(
         black_box(sum);
         figures.push(start.elapsed().as_secs_f64() * 1e9 / (rounds * DATAGRAMS) as f64);
     }
-    let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = figures.iter().copied().fold(0.0, f64::max);
-    Ok(Decoding {
-        name: case.name,
-        backends,
-        nanoseconds: crate::median(figures),
-        range: (least, most),
-    })
+    Ok(figures)
 }
 
 fn id_of(config: &QuicConfig, number: u32) -> Option<ServerId> {

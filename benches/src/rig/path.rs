@@ -1,0 +1,263 @@
+//! The packet path alone: pipelines over frames in ordinary memory, fed and timed without a device.
+//!
+//! The pipeline changes frames, so each burst is written anew before it goes in. The same writing
+//! without the pipeline is timed in turns with it and taken off.
+
+use std::fmt::Write as _;
+use std::path::Path as File;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrayvec::ArrayVec;
+use weir::adjacency::Neighbour;
+use weir::config::Config;
+use weir::conntrack::{Conntrack, Tick};
+use weir::control::{Control, PortFacts};
+use weir::flow::{FlowHasher, HashKey};
+use weir::pipeline::{BURST, Pipeline, Sink, Snapshot};
+use weir_engine::buffer::{Heap, HeapBuffer};
+use weir_engine::counters::{CounterReader, counters};
+use weir_engine::publish::Reader;
+use weir_engine::wire::ethernet::MacAddr;
+use weir_shm::counters as layout;
+
+use super::traffic::Traffic;
+use crate::{Failure, Random};
+
+/// Backends of the measured service.
+pub const BACKENDS: u8 = 100;
+
+/// Takes frames back, to be used again.
+#[derive(Default)]
+pub struct Back {
+    frames: ArrayVec<HeapBuffer, BURST>,
+    lost: u64,
+}
+
+impl Sink<HeapBuffer> for Back {
+    fn send(&mut self, _: u16, frame: HeapBuffer) {
+        if self.frames.try_push(frame).is_err() {
+            self.lost += 1;
+        }
+    }
+    fn punt(&mut self, _: u16, _: HeapBuffer) {
+        self.lost += 1;
+    }
+    fn hold(&mut self, _: Neighbour, _: HeapBuffer) {
+        self.lost += 1;
+    }
+    fn answer(&mut self, _: u16, frame: HeapBuffer) {
+        self.free(frame);
+    }
+    fn hand_over(&mut self, _: u16, _: u16, frame: HeapBuffer) {
+        self.free(frame);
+    }
+    fn free(&mut self, _: HeapBuffer) {
+        self.lost += 1;
+    }
+}
+
+/// The configuration: IPv4 and IPv6 services with a hundred backends each, for UDP and for TCP.
+#[must_use]
+pub fn config(forwarding: &str) -> String {
+    let mut text = "[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n\
+         addresses = [\"10.0.0.1/16\", \"2001:db8:2::1/64\"]\n\
+         [[route]]\nto = \"0.0.0.0/0\"\nvia = \"10.0.0.2\"\n\
+         [[neighbor]]\naddress = \"10.0.0.2\"\nmac = \"02:00:00:00:00:fe\"\n"
+        .to_owned();
+    for backend in 1..=BACKENDS {
+        let _ = write!(
+            text,
+            "[[neighbor]]\naddress = \"10.0.1.{backend}\"\nmac = \"02:00:00:00:01:{backend:02x}\"\n\
+             [[neighbor]]\naddress = \"2001:db8:2::1:{backend:x}\"\nmac = \"02:00:00:00:06:{backend:02x}\"\n"
+        );
+    }
+    for (name, vip, protocol, net, hexadecimal) in [
+        ("web", "198.51.100.10", "udp", "10.0.1.", false),
+        ("web-tcp", "198.51.100.10", "tcp", "10.0.1.", false),
+        ("web6", "2001:db8:ff::10", "udp", "2001:db8:2::1:", true),
+    ] {
+        let _ = write!(
+            text,
+            "[[service]]\nname = \"{name}\"\nvip = \"{vip}\"\nport = 80\nprotocol = \"{protocol}\"\n\
+             forwarding = \"{forwarding}\"\nscheduler = \"maglev\"\n"
+        );
+        for backend in 1..=BACKENDS {
+            let host = if hexadecimal {
+                format!("{backend:x}")
+            } else {
+                backend.to_string()
+            };
+            let _ = write!(text, "[[service.backend]]\naddress = \"{net}{host}\"\n");
+        }
+    }
+    text
+}
+
+/// Workers' paths over one control core's tables.
+pub struct Bed {
+    /// The workers' paths.
+    pub paths: Vec<Path>,
+    /// Bytes of one worker's flow table.
+    pub table_bytes: usize,
+    // Keeps what is published alive.
+    _control: Control<Heap>,
+}
+
+/// One worker's path, with frames to feed it.
+pub struct Path {
+    pipeline: Pipeline<HeapBuffer>,
+    snapshot: Reader<Snapshot>,
+    counters: CounterReader,
+    burst: ArrayVec<HeapBuffer, BURST>,
+    back: Back,
+}
+
+impl Bed {
+    /// Paths for `workers` workers, each with a table for `flows` flows.
+    ///
+    /// # Errors
+    /// When memory is short.
+    pub fn new(forwarding: &str, flows: u64, workers: usize) -> Result<Self, Failure> {
+        let config = Arc::new(Config::parse(File::new("bench.toml"), &config(forwarding))?);
+        let facts = vec![PortFacts {
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            filter: true,
+            mtu: 1500,
+        }];
+        let hasher = FlowHasher::new(HashKey::REPLAY);
+        let (own, _) = counters(layout::BLOCK)?;
+        let (control, readers) = Control::new(config, facts, hasher.clone(), Heap, own, workers)?;
+        let (mut paths, mut table_bytes) = (Vec::new(), 0);
+        for snapshot in readers {
+            let conntrack = Conntrack::new(flows, true)?;
+            table_bytes = conntrack.bytes();
+            let (writer, reader) = counters(layout::BLOCK)?;
+            paths.push(Path {
+                pipeline: Pipeline::new(control.accepts(), hasher.clone(), conntrack, writer),
+                snapshot,
+                counters: reader,
+                burst: ArrayVec::new(),
+                back: Back::default(),
+            });
+        }
+        Ok(Self {
+            paths,
+            table_bytes,
+            _control: control,
+        })
+    }
+
+    /// The only path of a bed with one worker.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn path(&mut self) -> Result<&mut Path, Failure> {
+        self.paths
+            .first_mut()
+            .ok_or_else(|| "a bed has a path".into())
+    }
+}
+
+impl Path {
+    /// Gives it whole bursts of this kind.
+    pub fn load(&mut self, traffic: &Traffic) {
+        self.load_short(traffic, BURST);
+    }
+
+    /// Gives it bursts of `frames` frames.
+    pub fn load_short(&mut self, traffic: &Traffic, frames: usize) {
+        self.burst = (0..frames.min(BURST))
+            .map(|_| HeapBuffer::new(traffic.template()))
+            .collect();
+    }
+
+    /// One burst: written for the flows that `flow` gives, and through the pipeline if `run`.
+    #[inline]
+    pub fn round(&mut self, traffic: &Traffic, mut flow: impl FnMut() -> u32, run: bool, now: u32) {
+        for frame in &mut self.burst {
+            traffic.write(frame, flow());
+        }
+        if run {
+            self.process(now);
+        }
+    }
+
+    /// Takes the burst as it is through the pipeline.
+    #[inline]
+    pub fn process(&mut self, now: u32) {
+        let snapshot = self.snapshot.get();
+        self.pipeline
+            .process(snapshot, Tick(now), 0, &mut self.burst, &mut self.back);
+        std::mem::swap(&mut self.burst, &mut self.back.frames);
+        self.snapshot.quiesce();
+    }
+
+    /// The same as a function of its own, which callgrind finds by its name.
+    #[inline(never)]
+    pub fn collected(&mut self, now: u32) {
+        self.process(now);
+    }
+
+    /// Every flow once, so that all are known.
+    pub fn visit(&mut self, traffic: &Traffic, flows: u32) {
+        let mut next = 0;
+        for _ in 0..flows.div_ceil(self.burst.len().max(1) as u32) {
+            let each = || {
+                next = if next + 1 >= flows { 0 } else { next + 1 };
+                next
+            };
+            self.round(traffic, each, true, 1);
+        }
+    }
+
+    /// Nanoseconds a packet over uniformly random flows, writing the frames not counted: the mean of
+    /// `packets`.
+    pub fn nanoseconds(
+        &mut self,
+        traffic: &Traffic,
+        flows: u32,
+        packets: u32,
+        random: &mut Random,
+    ) -> f64 {
+        let mut any = || ((u64::from(random.next()) * u64::from(flows)) >> 32) as u32;
+        let without = self.time(traffic, packets, false, &mut any);
+        self.time(traffic, packets, true, &mut any) - without
+    }
+
+    /// Nanoseconds a packet, writing the frames included: the mean of `packets`, of the flows that
+    /// `flow` gives; only the writing unless `run`.
+    pub fn time(
+        &mut self,
+        traffic: &Traffic,
+        packets: u32,
+        run: bool,
+        mut flow: impl FnMut() -> u32,
+    ) -> f64 {
+        let rounds = packets.div_ceil(BURST as u32).max(1);
+        let start = Instant::now();
+        for _ in 0..rounds {
+            self.round(traffic, &mut flow, run, 2);
+        }
+        start.elapsed().as_secs_f64() * 1e9 / f64::from(rounds * BURST as u32)
+    }
+
+    /// One of the worker's own counters.
+    #[must_use]
+    pub fn counter(&self, index: usize) -> u64 {
+        let mut value = [0];
+        self.counters.copy_into(index..index + 1, &mut value);
+        value[0]
+    }
+
+    /// Fails if a frame went anywhere but out: no figure is better than a wrong one.
+    ///
+    /// # Errors
+    /// With how many did.
+    pub fn all_forwarded(&self) -> Result<(), Failure> {
+        match self.back.lost {
+            0 => Ok(()),
+            lost => Err(format!("{lost} packets were not forwarded").into()),
+        }
+    }
+}
