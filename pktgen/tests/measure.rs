@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -339,6 +340,41 @@ fn a_pool_change_that_is_refused_fails_the_run() {
             .all(|event| event["command"] == "true" && event["exit"] == 0)
     );
     assert!(!events[1..].is_empty());
+}
+
+#[test]
+fn a_measurement_that_is_interrupted_reports_what_it_has() {
+    let mut child = pktgen(&format!(
+        "scale {RING} --flows 100 --new-flows none --trials 1000 --duration 200ms --max-rate 5k --json"
+    ))
+    .stdout(Stdio::piped())
+    .stderr(Stdio::null())
+    .spawn()
+    .unwrap();
+    // Long enough for a round or two on a busy machine.
+    std::thread::sleep(Duration::from_secs(5));
+    // SAFETY: a signal to a child of ours that has not been waited for.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::kill(child.id() as libc::pid_t, libc::SIGINT);
+    }
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = child.kill();
+    let output = child.wait_with_output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (output.status.code(), &report["interrupted"]),
+        (Some(1), &true.into())
+    );
+    assert_eq!(report["pool"]["free"], report["pool"]["size"]);
+    let samples = figures(&report, "throughput")[0]["samples"]
+        .as_array()
+        .unwrap()
+        .len();
+    assert!((1..1_000).contains(&samples), "{samples}");
 }
 
 #[test]

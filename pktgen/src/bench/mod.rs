@@ -7,6 +7,8 @@ pub mod rfc2544;
 pub mod scale;
 pub mod script;
 
+use std::time::Duration;
+
 use crate::profile::Profile;
 use crate::report::figure::Case;
 use crate::trial::Trial;
@@ -50,6 +52,11 @@ impl<E> From<E> for Stop<E> {
     }
 }
 
+/// How long `packets` may take at most: a device that takes nothing must not hold a measurement up.
+fn patience(packets: u64) -> Option<Duration> {
+    Some(Duration::from_secs(10) + Duration::from_micros(packets.saturating_mul(10)))
+}
+
 /// Runs a trial; a signal that came meanwhile ends the measurement.
 fn run<D: Device>(device: &mut D, profile: &Profile, label: &str) -> Result<Trial, Stop<D::Error>> {
     let trial = device.trial(profile, label)?;
@@ -63,7 +70,6 @@ fn run<D: Device>(device: &mut D, profile: &Profile, label: &str) -> Result<Tria
 pub(crate) mod simulated {
     use super::*;
     use crate::random::Random;
-    use std::time::Duration;
 
     /// A device that passes `capacity(size, flows)` packets a second and queues `queue` more, behind
     /// a generator that sends `generator` a second. With `noise`, a trial in ten loses a packet.
@@ -115,10 +121,10 @@ pub(crate) mod simulated {
                 0 => self.generator,
                 rate => (rate as f64).min(self.generator),
             };
-            let seconds = match (wanted.duration, profile.packets()) {
-                (Some(duration), _) => duration.as_secs_f64(),
-                (None, Some(count)) => count as f64 / asked,
-                (None, None) => return Err("no end".into()),
+            let seconds = match (wanted.count, wanted.duration) {
+                (Some(count), Some(_)) => count as f64 / asked,
+                (None, Some(duration)) => duration.as_secs_f64(),
+                (_, None) => return Err("no bound".into()),
             };
             let sent = (asked * seconds).min(profile.packets().map_or(f64::MAX, |n| n as f64));
             let passed = sent.min((self.capacity)(profile, &self.case) * seconds + self.queue);

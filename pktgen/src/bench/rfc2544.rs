@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Device, RETRIES, Stop, run};
+use super::{Device, RETRIES, Stop, patience, run};
 use crate::profile::Profile;
 use crate::report::figure::{Better, Case, Figure, Limit, Middle, median};
 use crate::search::{Ask, Search};
@@ -241,7 +241,11 @@ fn back_to_back<D: Device>(
                 "{} bytes, back to back, {value} frames",
                 profile.sizes().label()
             );
-            let trial = run(device, &profile.at(rate, Some(value), None), &label)?;
+            let trial = run(
+                device,
+                &profile.at(rate, Some(value), patience(value)),
+                &label,
+            )?;
             let passed = trial.lost_at_most(plan.tolerance);
             if !passed {
                 limit = Limit::Device;

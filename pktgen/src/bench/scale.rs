@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Device, RETRIES, Stop, run};
+use super::{Device, RETRIES, Stop, patience, run};
 use crate::popularity::Popularity;
 use crate::profile::{Profile, ProfileError, Tracking, Wanted};
 use crate::report::figure::{Better, Case, Figure, Limit, Middle};
@@ -208,7 +208,7 @@ fn warm_up<D: Device>(
     let rate = plan.max_rate.unwrap_or(0);
     run(
         device,
-        &every.at(rate, Some(flows), None),
+        &every.at(rate, Some(flows), patience(flows)),
         &format!("{case}, warming up"),
     )?;
     Ok(())

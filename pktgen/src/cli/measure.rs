@@ -9,7 +9,7 @@ use crate::bench::Stop;
 use crate::live::bench::{Bench, BenchError, Hook};
 use crate::profile::Profile;
 use crate::report::figure::Figure;
-use crate::report::measurement::now;
+use crate::report::machine::now;
 use crate::report::{Machine, Measurement, VERSION};
 
 /// What is to be known of a measurement besides how it is done.

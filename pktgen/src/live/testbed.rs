@@ -35,6 +35,9 @@ const WATCH: Duration = Duration::from_millis(10);
 /// a device forgets what is in its ring.
 const LINGER: Duration = Duration::from_millis(200);
 
+/// How long is waited for a worker's thread to run.
+const LATE: Duration = Duration::from_secs(10);
+
 /// What comes back, and from where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Answers {
@@ -293,7 +296,8 @@ fn prepare(
 /// Starts all workers at one moment, once they run.
 fn start(progress: &[Arc<Progress>], signals: &Signals) -> Nanos {
     let ready = |one: &Arc<Progress>| one.ready.load(Ordering::Acquire);
-    while !signals.raised() && !progress.iter().all(ready) {
+    let asked = Instant::now();
+    while !signals.raised() && asked.elapsed() < LATE && !progress.iter().all(ready) {
         std::thread::sleep(Duration::from_micros(100));
     }
     let start = Clock::new().now();

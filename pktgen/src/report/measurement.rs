@@ -4,48 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use comfy_table::Table;
 use serde::{Deserialize, Serialize};
 
-use super::figure::{Case, Figure};
-use super::{DeviceReport, Move, PoolReport, ProfileReport, Report, VERSION};
-use super::{align_right, buffers_line, grid, missed_line, moves_line, pairs, verdict};
-
-/// The machine that measured.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Machine {
-    /// Its processor.
-    pub cpu: String,
-    /// Its cores.
-    pub cores: usize,
-    /// Its kernel.
-    pub kernel: String,
-    /// The version of weir-pktgen.
-    pub pktgen: String,
-}
-
-impl Machine {
-    /// This machine.
-    #[must_use]
-    pub fn this() -> Self {
-        let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let cpu = cpus
-            .lines()
-            .find_map(|line| line.strip_prefix("model name"))
-            .and_then(|rest| rest.split_once(':'))
-            .map_or_else(|| "unknown".into(), |(_, name)| name.trim().to_owned());
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        Self {
-            cpu,
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-            kernel: kernel.trim().to_owned(),
-            pktgen: env!("CARGO_PKG_VERSION").into(),
-        }
-    }
-}
+use super::figure::Figure;
+use super::machine::{Machine, date};
+use super::{DeviceReport, Move, PoolReport, ProfileReport, VERSION};
 
 /// What a run had come to at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -205,147 +169,14 @@ impl Measurement {
     }
 }
 
-/// Seconds since 1970 UTC.
-#[must_use]
-pub fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
-/// `seconds` since 1970 as `2026-11-21 07:30 UTC` (days to a date by the proleptic Gregorian
-/// calendar, whose years begin in March here so that the odd day comes last).
-fn date(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, day) = (shifted / 146_097, shifted % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let in_year = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * in_year + 2) / 153;
-    let date = in_year - (153 * month + 2) / 5 + 1;
-    let civil = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year + u64::from(civil <= 2);
-    let (hour, minute) = (rest / 3_600, rest / 60 % 60);
-    format!("{year:04}-{civil:02}-{date:02} {hour:02}:{minute:02} UTC")
-}
-
-impl Report for Measurement {
-    fn tables(&self) -> Vec<Table> {
-        let mut summary = vec![
-            (
-                "machine",
-                format!("{}, {} cores", self.machine.cpu, self.machine.cores),
-            ),
-            (
-                "traffic",
-                format!("{} to {}", self.profile.protocol, self.profile.vip),
-            ),
-        ];
-        summary.extend(
-            self.settings
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.clone())),
-        );
-        if self.command == "churn" {
-            summary.push(("moves", moves_line(&self.moves)));
-        }
-        summary.push(("missed, no buffer, errors", missed_line(&self.devices)));
-        summary.push(("buffers free", buffers_line(&self.pool)));
-        let failed: Vec<&str> = self.failed.iter().map(String::as_str).collect();
-        let verdict = if self.interrupted {
-            "INTERRUPTED".into()
-        } else {
-            verdict(&failed, &self.pool)
-        };
-        summary.push(("verdict", verdict));
-        let mut tables = vec![pairs(&self.command, summary)];
-        tables.extend(figure_tables(&self.figures));
-        if !self.events.is_empty() {
-            let mut table = grid(&["at", "command", "exit", "took"]);
-            for event in &self.events {
-                let exit = event
-                    .exit
-                    .map_or_else(|| "none".into(), |code| code.to_string());
-                table.add_row([
-                    format!("{:.3} s", event.at_s),
-                    event.command.clone(),
-                    exit,
-                    format!("{:.1} ms", event.took_ms),
-                ]);
-            }
-            tables.push(table);
-        }
-        tables
-    }
-}
-
-/// One table for each run of figures with the same name; latency has a column for each percentile.
-fn figure_tables(figures: &[Figure]) -> Vec<Table> {
-    let plain: Vec<&Figure> = figures
-        .iter()
-        .filter(|f| f.case.percentile.is_none())
-        .collect();
-    let mut tables = Vec::new();
-    if !plain.is_empty() {
-        let mut table = grid(&["figure", "case", "value", "spread", "limited by"]);
-        for figure in plain {
-            table.add_row([
-                figure.name.clone(),
-                figure.case.to_string(),
-                figure.text(),
-                figure.spread(),
-                figure.limited_by.map_or("", |limit| limit.name()).into(),
-            ]);
-        }
-        for column in [2, 3] {
-            if let Some(column) = table.column_mut(column) {
-                column.set_cell_alignment(comfy_table::CellAlignment::Right);
-            }
-        }
-        tables.push(table);
-    }
-    tables.extend(latency_table(figures));
-    tables
-}
-
-fn latency_table(figures: &[Figure]) -> Option<Table> {
-    let rows = latency_rows(figures);
-    let (_, first) = rows.first()?;
-    let names = first.iter().filter_map(|f| f.case.percentile.as_deref());
-    let header: Vec<&str> = ["latency"].into_iter().chain(names).collect();
-    let mut table = grid(&header);
-    for (case, figures) in &rows {
-        let cells = figures.iter().map(|figure| figure.text());
-        table.add_row([case.to_string()].into_iter().chain(cells));
-    }
-    align_right(&mut table, 1);
-    Some(table)
-}
-
-/// The figures of each case that has percentiles, in the order of the percentiles.
-#[must_use]
-pub fn latency_rows(figures: &[Figure]) -> Vec<(Case, Vec<&Figure>)> {
-    let mut rows: Vec<(Case, Vec<&Figure>)> = Vec::new();
-    for figure in figures.iter().filter(|f| f.case.percentile.is_some()) {
-        let case = Case {
-            percentile: None,
-            ..figure.case.clone()
-        };
-        match rows.iter_mut().find(|(other, _)| *other == case) {
-            Some((_, row)) => row.push(figure),
-            None => rows.push((case, vec![figure])),
-        }
-    }
-    rows
-}
-
 #[cfg(test)]
 #[path = "../../tests/common/schema.rs"]
 mod schema;
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::figure::{Better, Limit, Middle};
+    use super::super::Report;
+    use super::super::figure::{Better, Case, Limit, Middle};
     use super::*;
     use crate::profile::{Profile, sample};
 
@@ -525,19 +356,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
-        for (seconds, text) in [
-            (0, "1970-01-01 00:00 UTC"),
-            (951_782_399, "2000-02-28 23:59 UTC"),
-            (951_782_400, "2000-02-29 00:00 UTC"),
-            (1_795_246_200, "2026-11-21 07:30 UTC"),
-            (4_107_542_400, "2100-03-01 00:00 UTC"),
-        ] {
-            assert_eq!(date(seconds), text);
-        }
-    }
-
-    #[test]
     fn a_report_reads_back_as_it_was_written() {
         let folder = tempfile::tempdir().unwrap();
         for report in [rfc2544(), scale(), churn()] {
@@ -603,18 +421,5 @@ pub(crate) mod tests {
         ] {
             assert!(differences.contains(words), "{words} in {differences}");
         }
-    }
-
-    fn tables(report: &Measurement) -> String {
-        let mut text = Vec::new();
-        report.print(false, &mut text).unwrap();
-        String::from_utf8(text).unwrap()
-    }
-
-    #[test]
-    fn the_tables_of_each_command_are_the_ones_people_know() {
-        insta::assert_snapshot!("tables-rfc2544", tables(&rfc2544()));
-        insta::assert_snapshot!("tables-scale", tables(&scale()));
-        insta::assert_snapshot!("tables-churn", tables(&churn()));
     }
 }

@@ -6,12 +6,14 @@
 pub mod compare;
 mod expect;
 pub mod figure;
+pub mod machine;
 pub mod maglev;
 pub mod measurement;
 pub mod page;
 mod pcap;
 mod reflect;
 mod run;
+pub mod tables;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -21,7 +23,8 @@ use comfy_table::{CellAlignment, Table};
 use serde::{Deserialize, Serialize};
 
 pub use self::expect::{Expectations, Found};
-pub use self::measurement::{Event, Machine, Measurement, Moment};
+pub use self::machine::Machine;
+pub use self::measurement::{Event, Measurement, Moment};
 pub use self::pcap::PcapReport;
 pub use self::reflect::{BackendReport, ReflectFlows, ReflectReport, backends};
 pub use self::run::{Latency, Loss, RunFlows, RunReport, loss};

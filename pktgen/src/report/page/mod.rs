@@ -13,7 +13,8 @@ use self::chart::{Chart, PlotError};
 use super::compare::{self, Change, Verdict};
 use super::figure::Figure;
 use super::maglev::Maglev;
-use super::measurement::{Measurement, latency_rows};
+use super::measurement::Measurement;
+use super::tables::latency_rows;
 
 const STYLE: &str = "
 :root { color-scheme: light; }

@@ -4,7 +4,8 @@ use super::axis::Axis;
 use super::chart::{Chart, Point, Series, Shape};
 use crate::report::figure::{Case, Figure, count, nanos};
 use crate::report::maglev::Maglev;
-use crate::report::measurement::{Measurement, Moment, latency_rows};
+use crate::report::measurement::{Measurement, Moment};
+use crate::report::tables::latency_rows;
 
 /// Ticks of a vertical axis.
 const TICKS: u32 = 5;
