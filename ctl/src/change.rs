@@ -44,7 +44,11 @@ pub(crate) fn run(
 }
 
 /// The number of workers that run a generation, or why not all do.
-fn await_workers(outcome: &Outcome, generation: u64, cli: &Cli) -> Result<usize, Failure> {
+pub(crate) fn await_workers(
+    outcome: &Outcome,
+    generation: u64,
+    cli: &Cli,
+) -> Result<usize, Failure> {
     match outcome {
         Outcome::Acknowledged { workers } => Ok(*workers),
         Outcome::Refused { reason } => Err(Failure::RefusedByDaemon(reason.clone())),

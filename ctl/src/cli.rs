@@ -69,6 +69,12 @@ Example:\n  weirctl events --follow"
         #[arg(long, value_name = "COUNT")]
         last: Option<usize>,
     },
+    /// Read the daemon's configuration file again and put its services in force, as one change
+    #[command(
+        after_help = "As SIGHUP does. What cannot change while weir runs is named and left alone.\n\n\
+Example:\n  weirctl reload"
+    )]
+    Reload,
     /// Write the pool in force into the daemon's configuration file
     #[command(
         after_help = "Only what differs is changed; comments and order stay.\n\n\

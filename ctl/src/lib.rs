@@ -11,6 +11,7 @@ mod figures;
 mod lookup;
 mod output;
 mod pages;
+mod reload;
 mod save;
 mod services;
 mod stats;
@@ -95,6 +96,7 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Lookup(lookup) => lookup::run(cli, &client, lookup, out),
         Command::Stats => stats::run(cli, &client, out),
         Command::Events { follow, last } => events::run(cli, &client, *follow, *last, out),
+        Command::Reload => reload::run(cli, &client, out),
         Command::Save => save::run(cli, &client, out),
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }?;

@@ -4,10 +4,11 @@ use std::io::Write;
 
 use serde_json::Value;
 use weir_shm::client::Client;
+use weir_shm::segment::mailbox::BackendHealth;
 
 use crate::Failure;
 use crate::cli::{Cli, Output};
-use crate::output::{count, json, table};
+use crate::output::{count, json, nanoseconds, table};
 use crate::view::{BackendView, ServiceView, View};
 
 pub(crate) fn list(cli: &Cli, client: &Client, out: &mut dyn Write) -> Result<(), Failure> {
@@ -147,12 +148,13 @@ fn with_flows(cli: &Cli, client: &Client, name: &str) -> Result<ServiceView, Fai
     let mut service = View::read(cli, client)?.service(name)?;
     if client.is_alive()? {
         service.ask_flows(cli, client);
+        service.ask_health(cli, client);
     }
     Ok(service)
 }
 
 fn takes_new_flows(backend: &BackendView) -> bool {
-    matches!(backend.state, "up" | "fail-open")
+    matches!(backend.state, "up" | "fail-open" | "slow-start")
 }
 
 fn write_backends(service: &ServiceView, out: &mut dyn Write) -> Result<(), Failure> {
@@ -200,5 +202,42 @@ fn write_backends(service: &ServiceView, out: &mut dyn Write) -> Result<(), Fail
         heads.push("SERVER ID");
     }
     writeln!(out, "{}", table(&heads, rows))?;
+    write_checks(service, out)
+}
+
+/// What checks found, if there are any.
+fn write_checks(service: &ServiceView, out: &mut dyn Write) -> Result<(), Failure> {
+    let checked = |backend: &BackendView| {
+        let health = backend.health.as_ref()?;
+        Some(vec![
+            backend.name.clone(),
+            format!("{}%", health.share),
+            count(health.checks),
+            count(health.failed),
+            last_check(health),
+        ])
+    };
+    let rows: Vec<_> = service.backends.iter().filter_map(checked).collect();
+    if !rows.is_empty() {
+        let heads = ["CHECKS OF", ">SHARE", ">CHECKS", ">FAILED", "LAST"];
+        writeln!(out, "\n{}", table(&heads, rows.into_iter()))?;
+    }
     Ok(())
+}
+
+/// What the last check found, when, and for how long the backend is held down.
+fn last_check(health: &BackendHealth) -> String {
+    let Some(last) = &health.last else {
+        return "none yet".to_owned();
+    };
+    let took = nanoseconds(health.last_took_us.unwrap_or(0).saturating_mul(1_000));
+    let seconds = health.last_ago_ms.unwrap_or(0) / 1_000;
+    let mut text = match last.as_str() {
+        "ok" => format!("ok in {took}, {seconds}s ago"),
+        failure => format!("{failure}, {seconds}s ago"),
+    };
+    if let Some(held) = health.held_ms {
+        text += &format!("; held down {}s more", held.div_ceil(1_000));
+    }
+    text
 }

@@ -8,10 +8,10 @@ use weir_shm::counters::{
 };
 use weir_shm::duration;
 use weir_shm::model::{
-    self, Admin, Forwarding, NO_DEADLINE, PortMatch, Protocol, QuicConfig, ServerIds,
+    self, Admin, Forwarding, HealthKind, NO_DEADLINE, PortMatch, Protocol, QuicConfig, ServerIds,
 };
 use weir_shm::segment::directory::{BackendState, RunningDirectory, ServiceEntry};
-use weir_shm::segment::mailbox::{Answer, Question};
+use weir_shm::segment::mailbox::{Answer, BackendHealth, Question};
 
 use crate::Failure;
 use crate::cli::Cli;
@@ -71,6 +71,9 @@ pub(crate) struct BackendView {
     pub(crate) force: &'static str,
     /// What it does.
     pub(crate) state: &'static str,
+    /// What its checks found; absent when it is not checked or the daemon did not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) health: Option<BackendHealth>,
     /// Live flows; null when they were not asked for or the daemon did not say.
     pub(crate) flows: Option<u64>,
     pub(crate) packets: u64,
@@ -188,6 +191,7 @@ impl View {
             },
             force: backend.forced.name(),
             state: state.name(),
+            health: None,
             flows: None,
             packets: count(PACKETS),
             bytes: count(BYTES),
@@ -228,6 +232,26 @@ impl ServiceView {
             format!("[{}]:{port}", self.vip)
         } else {
             format!("{}:{port}", self.vip)
+        }
+    }
+
+    /// Fills in what checks found, if there are any and the daemon tells.
+    pub(crate) fn ask_health(&mut self, cli: &Cli, client: &Client) {
+        if self.health == HealthKind::None.name() {
+            return;
+        }
+        let question = Question::Health {
+            service: self.name.clone(),
+        };
+        match client.ask(&question, cli.ack_timeout) {
+            Ok(Answer::Health { backends }) => {
+                for backend in &mut self.backends {
+                    let told = backends.iter().find(|told| told.backend == backend.name);
+                    backend.health = told.cloned();
+                }
+            }
+            Ok(_) => {}
+            Err(error) => eprintln!("weirctl: checks are not known: {error}"),
         }
     }
 

@@ -78,6 +78,8 @@ fn fill(backends: &[(Permutation, u32)], size: u32) -> Box<[u16]> {
         return table;
     };
     let mut calendar = Calendar::new(backends.iter().map(|(_, weight)| *weight), heaviest);
+    // A bit an entry, so that looking for a free one stays in the first-level cache.
+    let mut taken = vec![0u64; size as usize / 64 + 1];
     let mut next: Vec<u32> = backends
         .iter()
         .map(|(permutation, _)| permutation.offset)
@@ -87,9 +89,10 @@ fn fill(backends: &[(Permutation, u32)], size: u32) -> Box<[u16]> {
         let index = usize::from(backend);
         let skip = backends[index].0.skip;
         let mut entry = next[index];
-        while table[entry as usize] != NO_BACKEND {
+        while taken[entry as usize / 64] >> (entry % 64) & 1 != 0 {
             entry = step(entry, skip, size);
         }
+        taken[entry as usize / 64] |= 1 << (entry % 64);
         table[entry as usize] = backend;
         next[index] = step(entry, skip, size);
     }
@@ -112,6 +115,8 @@ struct Calendar {
     /// The backend after each one in its list.
     following: Vec<u16>,
     round: u64,
+    /// The place of `round` in the ring.
+    place: usize,
 }
 
 impl Calendar {
@@ -129,6 +134,7 @@ impl Calendar {
             rounds: vec![(NO_BACKEND, NO_BACKEND); ring],
             weights,
             round: 0,
+            place: 0,
         };
         for backend in 0..calendar.weights.len() {
             calendar.enter(backend as u16);
@@ -147,7 +153,11 @@ impl Calendar {
         } else {
             (2 * turn + 1) * self.heaviest / (2 * weight)
         };
-        let place = (round % self.rounds.len() as u64) as usize;
+        // Never further ahead than the ring is long, so no division is needed.
+        let mut place = self.place + (round - self.round) as usize;
+        if place >= self.rounds.len() {
+            place -= self.rounds.len();
+        }
         let (first, last) = &mut self.rounds[place];
         if *first == NO_BACKEND {
             *first = backend;
@@ -161,13 +171,16 @@ impl Calendar {
     #[inline]
     fn take_turn(&mut self) -> u16 {
         loop {
-            let place = (self.round % self.rounds.len() as u64) as usize;
-            let backend = self.rounds[place].0;
+            let backend = self.rounds[self.place].0;
             if backend == NO_BACKEND {
                 self.round += 1;
+                self.place += 1;
+                if self.place == self.rounds.len() {
+                    self.place = 0;
+                }
                 continue;
             }
-            self.rounds[place].0 = self.following[usize::from(backend)];
+            self.rounds[self.place].0 = self.following[usize::from(backend)];
             self.turns_taken[usize::from(backend)] += 1;
             self.enter(backend);
             return backend;

@@ -62,6 +62,10 @@ struct ReplayArgs {
     /// frame, COMMAND as after `weirctl`.
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
+    /// Send health checks, too, and look for their answers in the captures; without it, every
+    /// backend counts as up unless it is forced down.
+    #[arg(long)]
+    checks: bool,
     /// Print counters as one JSON object.
     #[arg(long)]
     json: bool,
@@ -137,6 +141,7 @@ fn replay(args: &ReplayArgs) -> Exit {
         inputs,
         outputs,
         script,
+        checks: args.checks,
     };
     let outcome = replay::run(plan).map_err(|error| (FAILED, format!("weir: {error}")))?;
     if args.json {

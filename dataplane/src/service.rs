@@ -22,11 +22,13 @@ use crate::parse::Packet;
 use crate::quic::Quic;
 
 /// Which flows a backend takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Takes {
     /// None: removed, disabled, or down. Its flows are steered anew.
     #[default]
     Nothing,
+    /// None: down or drained, and its TCP flows are reset.
+    Reset,
     /// Those it has: draining, or of weight zero.
     Known,
     /// Those it has and new ones.
@@ -121,6 +123,8 @@ pub struct Service {
     pub profile: u8,
     /// Its first counter.
     pub counters: u32,
+    /// Whether TCP in mid-stream whose flow is not known is reset.
+    pub resets_unknown: bool,
     /// The Maglev table: places in `members`.
     pub table: Arc<[u16]>,
     /// The numbers of the backends that take new flows.
@@ -244,7 +248,7 @@ impl Services {
     pub fn keeps(&self, service: u32, number: u32) -> Option<&Backend> {
         self.backends
             .get(number as usize)
-            .filter(|backend| backend.service == service && backend.takes != Takes::Nothing)
+            .filter(|backend| backend.service == service && backend.takes > Takes::Reset)
     }
 
     /// The place of the service that answers for a VIP where there is no port to tell.
@@ -253,6 +257,13 @@ impl Services {
         self.local
             .get(Endpoint::address(version, address))
             .filter(|place| *place != OWN)
+    }
+
+    /// Whether `address` is a port's own.
+    #[inline(never)]
+    #[must_use]
+    pub fn is_own(&self, version: Version, address: Addr) -> bool {
+        self.local.get(Endpoint::address(version, address)) == Some(OWN)
     }
 
     /// Whether `address` is a VIP or a port's own.

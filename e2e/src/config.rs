@@ -95,6 +95,22 @@ impl Config {
         self
     }
 
+    /// Adds text to the service that was added last: keys of its own before any table of it.
+    #[must_use]
+    pub fn service_text(mut self, text: &str) -> Self {
+        if text.starts_with('[') {
+            self.services.push_str(text);
+            return self;
+        }
+        // Keys stand before the service's first table.
+        let service = self.services.rfind("\n[[service]]").unwrap_or(0);
+        let head = service + "\n[[service]]".len();
+        let tables = self.services.get(head..).and_then(|rest| rest.find("\n["));
+        let at = tables.map_or(self.services.len(), |tables| head + tables + 1);
+        self.services.insert_str(at, text);
+        self
+    }
+
     /// The file's text.
     pub fn text(&self) -> String {
         format!(

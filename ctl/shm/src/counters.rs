@@ -77,6 +77,9 @@ pub const RETURN_PACKETS: usize = 3;
 /// Of a service: bytes of the frames from backends to clients, as they came in.
 pub const RETURN_BYTES: usize = 4;
 
+/// Of a backend: connections of clients that it refused.
+pub const REFUSED: usize = 3;
+
 /// The first counter of the service with this number; add [`PACKETS`] and so on.
 #[must_use]
 pub const fn service_base(number: u32) -> usize {

@@ -19,7 +19,7 @@ use weir_shm::document;
 use weir_shm::model::{Admin, Forced, Pool};
 use weir_shm::segment::directory::{BackendEntry, BackendState, RunningDirectory, ServiceEntry};
 use weir_shm::segment::event::EventKind;
-use weir_shm::segment::mailbox::{Answer, BackendFlows, LookupAnswer, Question};
+use weir_shm::segment::mailbox::{Answer, BackendFlows, BackendHealth, LookupAnswer, Question};
 use weir_shm::segment::port::PortStatus;
 use weir_shm::server::{Incoming, Server, ServerOptions};
 
@@ -253,6 +253,39 @@ fn serve(server: &mut Server, manner: &Manner) {
                 .map(|backend| BackendFlows { backend, flows })
                 .collect();
             server.answer(&Answer::Flows { backends }).unwrap();
+        }
+        Some(Question::Reload) => {
+            let answer = Answer::Reloaded {
+                generation: None,
+                changes: Vec::new(),
+                left_alone: vec!["[engine] workers".to_owned()],
+                warnings: Vec::new(),
+            };
+            server.answer(&answer).unwrap();
+        }
+        Some(Question::Health { .. }) => {
+            let backends = vec![
+                BackendHealth {
+                    backend: "10.0.0.11:8080".to_owned(),
+                    checks: 120,
+                    last: Some("ok".to_owned()),
+                    last_ago_ms: Some(700),
+                    last_took_us: Some(1_250),
+                    share: 100,
+                    ..BackendHealth::default()
+                },
+                BackendHealth {
+                    backend: "10.0.0.12:8080".to_owned(),
+                    checks: 120,
+                    failed: 9,
+                    last: Some("connection refused".to_owned()),
+                    last_ago_ms: Some(1_900),
+                    last_took_us: Some(80),
+                    held_ms: Some(29_000),
+                    share: 30,
+                },
+            ];
+            server.answer(&Answer::Health { backends }).unwrap();
         }
         Some(Question::Lookup { source, .. }) => {
             let answer = if source.port() == 9 {

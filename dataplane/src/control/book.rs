@@ -6,13 +6,14 @@
 //!
 //! A service's Maglev table is built anew only when its members changed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use weir_shm::counters;
-use weir_shm::model::{self, Admin, Forced, Pool, PortMatch, QuicConfig, ServerId};
+use weir_shm::model::{self, Pool, PortMatch, QuicConfig, ServerId, UnknownTcp};
 
+use super::standing::Standings;
 use crate::address::{Addr, Version};
 use crate::conntrack::{Profile, Profiles};
 use crate::endpoints::{Endpoint, Endpoints};
@@ -78,41 +79,9 @@ pub struct Book {
     tables_built: u64,
 }
 
-/// Which flows a backend takes, and whether the whole pool had to fail open for it.
-#[must_use]
-pub fn takes(service: &model::Service, backend: &model::Backend, drained: bool) -> Takes {
-    match backend.admin {
-        Admin::Disabled => Takes::Nothing,
-        Admin::Drain { .. } if drained => Takes::Nothing,
-        Admin::Drain { .. } => known_unless_down(backend),
-        Admin::Enabled if backend.weight == 0 => known_unless_down(backend),
-        Admin::Enabled if backend.forced == Forced::Down && !fails_open(service) => Takes::Nothing,
-        Admin::Enabled => Takes::All,
-    }
-}
-
-fn known_unless_down(backend: &model::Backend) -> Takes {
-    if backend.forced == Forced::Down {
-        Takes::Nothing
-    } else {
-        Takes::Known
-    }
-}
-
-/// Whether every backend that could take new flows is down: then all of them do, rather than none.
-/// Backends disabled or drained by hand never count.
-#[must_use]
-pub fn fails_open(service: &model::Service) -> bool {
-    service
-        .backends
-        .iter()
-        .filter(|backend| backend.admin == Admin::Enabled && backend.weight > 0)
-        .all(|backend| backend.forced == Forced::Down)
-}
-
 impl Book {
-    /// The services of a pool. `hop` numbers a backend's next hop; `drained` names backends whose
-    /// drain has run out, as (service, backend); `own` are the ports' addresses.
+    /// The services of a pool. `hop` numbers a backend's next hop; `standings` say what becomes of
+    /// the backends of each service; `own` are the ports' addresses.
     ///
     /// # Errors
     /// When numbers have run out; the book is unharmed.
@@ -120,15 +89,18 @@ impl Book {
         &mut self,
         generation: u64,
         pool: &Pool,
-        drained: &HashSet<(String, String)>,
+        standings: &[Standings],
         own: &[IpAddr],
         mut hop: impl FnMut(&model::Service, &model::Backend) -> u32,
     ) -> Result<Services, Unbookable> {
         let mut services = Vec::with_capacity(pool.services.len());
         let mut backends = vec![Backend::default(); self.backends.len()];
+        let nobody = Standings::default();
         for (place, service) in (0u32..).zip(&pool.services) {
+            let standings = standings.get(place as usize).unwrap_or(&nobody);
             let profile = self.profile(service)?;
-            let entry = self.service(service, place, profile, drained, &mut backends, &mut hop)?;
+            let entry =
+                self.service(service, place, profile, standings, &mut backends, &mut hop)?;
             services.push(entry);
         }
         let has_quic = services.iter().any(|service| service.quic.is_some());
@@ -157,7 +129,7 @@ impl Book {
         service: &model::Service,
         place: u32,
         profile: u8,
-        drained: &HashSet<(String, String)>,
+        standings: &Standings,
         all: &mut Vec<Backend>,
         hop: &mut impl FnMut(&model::Service, &model::Backend) -> u32,
     ) -> Result<Service, Unbookable> {
@@ -179,11 +151,10 @@ impl Book {
             });
         let mut members = Vec::new();
         let mut numbers = Vec::new();
-        for backend in &service.backends {
+        for (nth, backend) in service.backends.iter().enumerate() {
             let name = backend.name(service);
             let number = chapter.backend(service, backend, names)?;
-            let is_drained = drained.contains(&(service.name.clone(), name.clone()));
-            let takes = takes(service, backend, is_drained);
+            let takes = standings.backend(nth).takes;
             if number as usize >= all.len() {
                 all.resize(number as usize + 1, Backend::default());
             }
@@ -203,7 +174,7 @@ impl Book {
                 numbers.push((name.clone(), number));
                 members.push(Member {
                     name,
-                    weight: backend.weight,
+                    weight: standings.weight(nth, backend),
                     slot: 0,
                 });
             }
@@ -221,6 +192,7 @@ impl Book {
             port,
             ping: service.ping,
             profile,
+            resets_unknown: service.unknown_tcp == UnknownTcp::Reset,
             counters: counters::service_base(chapter.number) as u32,
             table: chapter.table(members, service.table_size, tables_built),
             members: numbers.into_iter().map(|(_, number)| number).collect(),

@@ -8,22 +8,26 @@
 //! daemon and `replay` drive the same code.
 
 pub mod book;
+mod changes;
 mod equip;
+pub mod health;
 pub mod lookup;
 pub mod neighbours;
 pub mod netstack;
+mod passive;
+pub mod standing;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use weir_engine::buffer::{Buffer, BufferSource};
 use weir_engine::counters::CounterWriter;
 use weir_engine::publish::{Publisher, Reader};
 use weir_engine::wire::ethernet::{self, MacAddr};
 use weir_shm::counters::{self, DropReason};
-use weir_shm::model::{self, Admin, Pool};
+use weir_shm::model::{self, Pool};
+use weir_shm::segment::event::EventKind;
 
 use crate::address::Version;
 use crate::adjacency::{Adjacency, Egress, Neighbour, Own};
@@ -35,7 +39,11 @@ use crate::pipeline::Snapshot;
 use crate::service::Services;
 
 use book::{Book, Unbookable};
+use changes::Drain;
+use health::Checker;
+use health::ramp::Ramp;
 use neighbours::{Action, Nanos, Neighbours};
+use standing::Standings;
 
 /// What a port turned out to be once its device was opened (or, in `replay`, what stands for it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +78,26 @@ pub struct Outgoing<B> {
     pub balanced: bool,
 }
 
+/// Something that an operator should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What it is about.
+    pub kind: EventKind,
+    /// What happened.
+    pub text: String,
+}
+
+/// A frame that waits for a neighbour.
+#[derive(Debug)]
+struct Waiting<B> {
+    frame: B,
+    /// Whether it is a balanced packet; otherwise weir made it.
+    balanced: bool,
+}
+
+/// A backend: its service's name and its own.
+type Who = (String, String);
+
 /// The control core's state; see the module's text.
 pub struct Control<S: BufferSource> {
     config: Arc<Config>,
@@ -79,16 +107,26 @@ pub struct Control<S: BufferSource> {
     hasher: FlowHasher,
     book: Book,
     pool: Pool,
-    neighbours: Neighbours<S::Buffer>,
+    neighbours: Neighbours<Waiting<S::Buffer>>,
     publisher: Publisher<Snapshot>,
     /// Published versions and the generation of each, oldest first.
     versions: VecDeque<(u64, u64)>,
     counters: CounterWriter,
     tables: Vec<ConntrackReader>,
-    drains: BTreeMap<(String, String), Drain>,
-    drained: HashSet<(String, String)>,
+    drains: BTreeMap<Who, Drain>,
+    drained: HashSet<Who>,
+    checker: Checker,
+    watched: Vec<passive::Watched>,
+    ramps: BTreeMap<Who, Ramp>,
+    /// Of each service of the pool, in order.
+    standings: Vec<Standings>,
+    /// When growing shares were last looked at.
+    settled_at: Nanos,
+    /// Whether what is in force changed by itself.
+    stirred: bool,
+    events: Vec<Event>,
     outbox: Vec<Outgoing<S::Buffer>>,
-    actions: Vec<Action<S::Buffer>>,
+    actions: Vec<Action<Waiting<S::Buffer>>>,
 }
 
 impl<S: BufferSource> Control<S> {
@@ -122,6 +160,13 @@ impl<S: BufferSource> Control<S> {
             }
         }
         let pool = config.pool.clone();
+        let checker = Checker::new(None);
+        let drains = changes::follow_drains(0, &pool, &BTreeMap::new());
+        let facts_of = |service: &model::Service| {
+            let facts = changes::facts(service, &checker, &HashSet::new(), &BTreeMap::new(), 0);
+            Standings::of(service, &facts)
+        };
+        let standings: Vec<Standings> = pool.services.iter().map(facts_of).collect();
         let mut book = Book::default();
         let services = book_services(
             &mut book,
@@ -130,7 +175,7 @@ impl<S: BufferSource> Control<S> {
             &own,
             1,
             &pool,
-            &HashSet::new(),
+            &standings,
         )?;
         let adjacency = adjacency(&config, &facts, &mut neighbours);
         neighbours.take_changed();
@@ -152,8 +197,15 @@ impl<S: BufferSource> Control<S> {
             publisher,
             counters,
             tables: Vec::new(),
-            drains: BTreeMap::new(),
+            drains,
             drained: HashSet::new(),
+            checker,
+            watched: Vec::new(),
+            ramps: BTreeMap::new(),
+            standings,
+            settled_at: 0,
+            stirred: false,
+            events: Vec::new(),
             outbox: Vec::new(),
             actions: Vec::new(),
         };
@@ -256,56 +308,13 @@ impl<S: BufferSource> Control<S> {
         self.outbox.drain(..)
     }
 
-    /// Puts a pool in force as `generation`.
-    ///
-    /// # Errors
-    /// Why not; what was in force stays so.
-    pub fn apply(&mut self, now: Nanos, generation: u64, pool: Pool) -> Result<(), Refusal> {
-        pool.validate()
-            .map_err(|problem| Refusal::Invalid(problem.to_string()))?;
-        self.config
-            .check_reach(&pool)
-            .map_err(|problem| Refusal::Invalid(problem.to_string()))?;
-        let drains = follow_drains(now, &pool, &self.drains);
-        let drained: HashSet<(String, String)> = drains
-            .iter()
-            .filter(|(_, drain)| drain.due <= now)
-            .map(|(who, _)| who.clone())
-            .collect();
-        self.put_in_force(generation, &pool, &drained)?;
-        self.pool = pool;
-        self.drains = drains;
-        self.drained = drained;
-        Ok(())
-    }
-
-    fn put_in_force(
-        &mut self,
-        generation: u64,
-        pool: &Pool,
-        drained: &HashSet<(String, String)>,
-    ) -> Result<(), Refusal> {
-        let services = book_services(
-            &mut self.book,
-            &mut self.neighbours,
-            &self.config,
-            &self.own,
-            generation,
-            pool,
-            drained,
-        )?;
-        let adjacency = adjacency(&self.config, &self.facts, &mut self.neighbours);
-        self.neighbours.take_changed();
-        self.publish(Arc::new(services), Arc::new(adjacency));
-        Ok(())
-    }
-
     /// A frame that a worker did not balance came in by `port`.
     pub fn punted(&mut self, now: Nanos, port: u16, frame: &[u8]) {
         match self.hear(now, port, frame) {
             Ok(()) => self.counters.add(counters::ANSWERED, 1),
             Err(reason) => self.counters.add(counters::drop_index(reason), 1),
         }
+        self.send_checks(now);
         self.publish_neighbours();
     }
 
@@ -313,6 +322,9 @@ impl<S: BufferSource> Control<S> {
         let Some(facts) = self.facts.get(usize::from(port)) else {
             return Err(DropReason::NotOurs);
         };
+        if netstack::ip_packet(frame).is_some_and(|packet| self.checker.hear(now, packet)) {
+            return Ok(());
+        }
         let services = Arc::clone(&self.publisher.current().services);
         let heard = netstack::hear(frame, facts.mac, |address| {
             services.is_local(Version::of(&address), address.into())
@@ -355,31 +367,14 @@ impl<S: BufferSource> Control<S> {
 
     /// A worker has a packet for a neighbour that is not resolved.
     pub fn hold(&mut self, now: Nanos, neighbour: Neighbour, frame: S::Buffer) {
+        let waiting = Waiting {
+            frame,
+            balanced: true,
+        };
         self.neighbours
-            .hold(now, neighbour, frame, &mut self.actions);
+            .hold(now, neighbour, waiting, &mut self.actions);
         self.act();
         self.publish_neighbours();
-    }
-
-    /// Does what is due at `now`. Cheap when nothing is.
-    pub fn tick(&mut self, now: Nanos) -> Vec<(String, String)> {
-        self.neighbours.tick(now, &mut self.actions);
-        self.act();
-        self.publish_neighbours();
-        self.end_drains(now)
-    }
-
-    /// When something is due next.
-    #[must_use]
-    pub fn next_due(&self) -> Option<Nanos> {
-        let drains = self
-            .drains
-            .iter()
-            .filter(|(who, _)| !self.drained.contains(*who));
-        drains
-            .map(|(_, drain)| drain.due)
-            .chain(self.neighbours.next_due())
-            .min()
     }
 
     /// At the end of a run: packets that still wait are dropped with their reason.
@@ -388,45 +383,25 @@ impl<S: BufferSource> Control<S> {
         self.act();
     }
 
-    /// Takes the flows of backends whose drain has run out; gives their names.
-    fn end_drains(&mut self, now: Nanos) -> Vec<(String, String)> {
-        let newly: Vec<(String, String)> = self
-            .drains
-            .iter()
-            .filter(|(who, drain)| drain.due <= now && !self.drained.contains(*who))
-            .map(|(who, _)| who.clone())
-            .collect();
-        if newly.is_empty() {
-            return newly;
-        }
-        let mut drained = self.drained.clone();
-        drained.extend(newly.iter().cloned());
-        let (generation, pool) = (self.generation(), self.pool.clone());
-        // No number is given out here, so this cannot be refused; if it were, the drain would only
-        // last longer.
-        if self.put_in_force(generation, &pool, &drained).is_ok() {
-            self.drained = drained;
-        }
-        newly
-    }
-
     fn act(&mut self) {
         for action in std::mem::take(&mut self.actions) {
             match action {
                 Action::Ask(neighbour, known) => self.ask(neighbour, known),
-                Action::Release(neighbour, mac, mut frame) => {
-                    if let Some(destination) = frame.data_mut().first_chunk_mut::<6>() {
+                Action::Release(neighbour, mac, mut waiting) => {
+                    if let Some(destination) = waiting.frame.data_mut().first_chunk_mut::<6>() {
                         *destination = mac.0;
                     }
                     self.outbox.push(Outgoing {
                         port: neighbour.port,
-                        frame,
-                        balanced: true,
+                        frame: waiting.frame,
+                        balanced: waiting.balanced,
                     });
                 }
-                Action::Drop(reason, frame) => {
-                    self.counters.add(counters::drop_index(reason), 1);
-                    drop(frame);
+                Action::Drop(reason, waiting) => {
+                    // What weir made itself never came in, and is missed by the check.
+                    if waiting.balanced {
+                        self.counters.add(counters::drop_index(reason), 1);
+                    }
                 }
             }
         }
@@ -458,6 +433,38 @@ impl<S: BufferSource> Control<S> {
         }
     }
 
+    /// Sends what checks have to send.
+    fn send_checks(&mut self, now: Nanos) {
+        for health::Leaving { hop, packet } in self.checker.take_leaving() {
+            let number = usize::from(hop.port);
+            let (Some(port), Some(facts)) = (self.config.ports.get(number), self.facts.get(number))
+            else {
+                continue;
+            };
+            let known = self.neighbours.mac_in_use(now, hop);
+            let to = known.unwrap_or_default();
+            let bytes = netstack::frame(to, facts.mac, port.vlan, &packet);
+            // Without a buffer the check misses its answer, as it should.
+            let Some(frame) = self.source.copy_from(&bytes) else {
+                continue;
+            };
+            if known.is_some() {
+                self.outbox.push(Outgoing {
+                    port: hop.port,
+                    frame,
+                    balanced: false,
+                });
+            } else {
+                let waiting = Waiting {
+                    frame,
+                    balanced: false,
+                };
+                self.neighbours.hold(now, hop, waiting, &mut self.actions);
+                self.act();
+            }
+        }
+    }
+
     /// Tells workers of neighbours that changed.
     fn publish_neighbours(&mut self) {
         if !self.neighbours.take_changed() {
@@ -474,40 +481,22 @@ impl<S: BufferSource> Control<S> {
         &self.publisher.current().services
     }
 
-    /// Whether a backend's drain has run out.
+    /// What became of the backends of the service at this place.
     #[must_use]
-    pub fn is_drained(&self, service: &str, backend: &str) -> bool {
-        self.drained
-            .contains(&(service.to_owned(), backend.to_owned()))
+    pub fn standings(&self, place: usize) -> Option<&Standings> {
+        self.standings.get(place)
     }
-}
 
-/// A drain under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Drain {
-    timeout: Duration,
-    /// When what is left of its flows is steered anew.
-    due: Nanos,
-}
-
-/// All drains of a pool: one that was under way with the same time-out keeps its deadline.
-fn follow_drains(
-    now: Nanos,
-    pool: &Pool,
-    before: &BTreeMap<(String, String), Drain>,
-) -> BTreeMap<(String, String), Drain> {
-    let mut drains = BTreeMap::new();
-    for service in &pool.services {
-        for backend in &service.backends {
-            if let Admin::Drain { timeout } = backend.admin {
-                let who = (service.name.clone(), backend.name(service));
-                let due = now.saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
-                let known = before.get(&who).filter(|drain| drain.timeout == timeout);
-                drains.insert(who, known.copied().unwrap_or(Drain { timeout, due }));
-            }
-        }
+    /// Who is checked, and how they are.
+    #[must_use]
+    pub const fn checker(&self) -> &Checker {
+        &self.checker
     }
-    drains
+
+    /// What happened since this was last asked.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
 }
 
 fn book_services(
@@ -517,7 +506,7 @@ fn book_services(
     own: &[Vec<IpAddr>],
     generation: u64,
     pool: &Pool,
-    drained: &HashSet<(String, String)>,
+    standings: &[Standings],
 ) -> Result<Services, Refusal> {
     let own: Vec<IpAddr> = own.iter().flatten().copied().collect();
     let hop = |_: &model::Service, backend: &model::Backend| {
@@ -526,7 +515,7 @@ fn book_services(
             .next_hop(backend.address)
             .map_or(u32::MAX, |hop| neighbours.number(hop))
     };
-    let mut services = book.services(generation, pool, drained, &own, hop)?;
+    let mut services = book.services(generation, pool, standings, &own, hop)?;
     equip::equip(&mut services, pool, config, |service, backend| {
         book.number(service, backend)
     });

@@ -165,6 +165,13 @@ impl<B> Neighbours<B> {
         self.find_next_due();
     }
 
+    /// The MAC of a neighbour that something is about to be sent to.
+    pub fn mac_in_use(&mut self, now: Nanos, neighbour: Neighbour) -> Option<MacAddr> {
+        let mac = self.hops.mac(&neighbour)?;
+        self.use_entry(now, neighbour);
+        Some(mac)
+    }
+
     /// A neighbour that nothing was sent to is in use from now on.
     fn use_entry(&mut self, now: Nanos, neighbour: Neighbour) {
         if let Some(entry) = self.entries.get_mut(&neighbour)

@@ -125,6 +125,25 @@ fn build(
     frame
 }
 
+/// The IP packet in a frame, with or without a tag.
+#[must_use]
+pub fn ip_packet(frame: &[u8]) -> Option<&[u8]> {
+    let link = Link::of(frame, MacAddr::default())?;
+    matches!(link.ethertype, ethertype::IPV4 | ethertype::IPV6).then_some(link.payload)
+}
+
+/// A frame around an IP packet that weir made.
+#[must_use]
+pub fn frame(to: MacAddr, from: MacAddr, vlan: Option<u16>, packet: &[u8]) -> Vec<u8> {
+    let kind = match packet.first().map(|first| first >> 4) {
+        Some(6) => ethertype::IPV6,
+        _ => ethertype::IPV4,
+    };
+    build(to, from, tag_of(vlan), kind, packet.len(), |bytes| {
+        bytes.copy_from_slice(packet);
+    })
+}
+
 /// The 802.1Q tag of `vlan`, priority 0.
 fn tag_of(vlan: Option<u16>) -> Option<[u8; TAG_LEN]> {
     vlan.map(|vlan| {
@@ -188,10 +207,21 @@ fn hear_arp(link: &Link<'_>, local: impl Fn(IpAddr) -> bool) -> Result<Heard, Dr
     }
 }
 
+/// A segment or datagram to an address of our own that no check waits for.
+const fn nobody_asked(protocol: IpProtocol) -> DropReason {
+    match protocol {
+        IpProtocol::Tcp | IpProtocol::Udp => DropReason::NoService,
+        _ => DropReason::NotOurs,
+    }
+}
+
 fn hear_ipv4(link: &Link<'_>, local: impl Fn(IpAddr) -> bool) -> Result<Heard, DropReason> {
     let packet = Ipv4Packet::new_checked(link.payload).map_err(|_| DropReason::IpLength)?;
-    if packet.next_header() != IpProtocol::Icmp || !local(packet.dst_addr().into()) {
+    if !local(packet.dst_addr().into()) {
         return Err(DropReason::NotOurs);
+    }
+    if packet.next_header() != IpProtocol::Icmp {
+        return Err(nobody_asked(packet.next_header()));
     }
     let checksums = ChecksumCapabilities::default();
     let icmp =
@@ -238,6 +268,9 @@ fn hear_ipv4(link: &Link<'_>, local: impl Fn(IpAddr) -> bool) -> Result<Heard, D
 
 fn hear_ipv6(link: &Link<'_>, local: impl Fn(IpAddr) -> bool) -> Result<Heard, DropReason> {
     let packet = Ipv6Packet::new_checked(link.payload).map_err(|_| DropReason::IpLength)?;
+    if matches!(packet.next_header(), IpProtocol::Tcp | IpProtocol::Udp) {
+        return Err(nobody_asked(packet.next_header()));
+    }
     if packet.next_header() != IpProtocol::Icmpv6 {
         return Err(DropReason::Ipv6Extension);
     }

@@ -1,12 +1,13 @@
 //! What the control core knows, in the segment's words.
 
 use weir_engine::buffer::BufferSource;
-use weir_shm::model::{Admin, Backend, Forced, Service};
+use weir_shm::model::Service;
 use weir_shm::segment::directory::{BackendEntry, BackendState, RunningDirectory, ServiceEntry};
-use weir_shm::segment::mailbox::{Answer, BackendFlows, LookupAnswer, Question};
+use weir_shm::segment::mailbox::{Answer, BackendFlows, BackendHealth, LookupAnswer, Question};
 
 use crate::conntrack::Tick;
-use crate::control::{Control, book};
+use crate::control::Control;
+use crate::control::health::ramp::STEPS;
 
 /// The pool in force with its numbers and states.
 pub fn directory<S: BufferSource>(control: &Control<S>) -> RunningDirectory {
@@ -14,7 +15,8 @@ pub fn directory<S: BufferSource>(control: &Control<S>) -> RunningDirectory {
     let services = pool
         .services
         .iter()
-        .map(|service| entry(control, service))
+        .enumerate()
+        .map(|(place, service)| entry(control, place, service))
         .collect();
     RunningDirectory {
         generation: control.generation(),
@@ -23,16 +25,18 @@ pub fn directory<S: BufferSource>(control: &Control<S>) -> RunningDirectory {
     }
 }
 
-fn entry<S: BufferSource>(control: &Control<S>, service: &Service) -> ServiceEntry {
+fn entry<S: BufferSource>(control: &Control<S>, place: usize, service: &Service) -> ServiceEntry {
     let book = control.book();
+    let standings = control.standings(place);
     let backends = service
         .backends
         .iter()
-        .map(|backend| {
+        .enumerate()
+        .map(|(place, backend)| {
             let name = backend.name(service);
             BackendEntry {
                 number: book.number(&service.name, &name).unwrap_or_default(),
-                state: state(service, backend, control.is_drained(&service.name, &name)),
+                state: standings.map_or(BackendState::Up, |all| all.backend(place).state),
             }
         })
         .collect();
@@ -42,25 +46,15 @@ fn entry<S: BufferSource>(control: &Control<S>, service: &Service) -> ServiceEnt
     }
 }
 
-fn state(service: &Service, backend: &Backend, drained: bool) -> BackendState {
-    let down = backend.forced == Forced::Down;
-    match backend.admin {
-        Admin::Disabled => BackendState::Disabled,
-        Admin::Drain { .. } if drained => BackendState::Drained,
-        Admin::Drain { .. } if down => BackendState::Down,
-        Admin::Drain { .. } => BackendState::Draining,
-        Admin::Enabled if backend.weight == 0 && down => BackendState::Down,
-        Admin::Enabled if backend.weight == 0 => BackendState::Idle,
-        Admin::Enabled if down && book::fails_open(service) => BackendState::FailOpen,
-        Admin::Enabled if down => BackendState::Down,
-        Admin::Enabled => BackendState::Up,
-    }
-}
-
 /// The answer to an operator's question.
-pub fn answer<S: BufferSource>(control: &Control<S>, now: Tick, question: &Question) -> Answer {
+pub fn answer<S: BufferSource>(control: &Control<S>, now_ns: u64, question: &Question) -> Answer {
+    let now = Tick::from_nanos(now_ns);
     match question {
         Question::Publish => Answer::Published,
+        // It changes something, which is not done here.
+        Question::Reload => Answer::Refused {
+            reason: "a reload is no question".to_owned(),
+        },
         Question::Lookup {
             protocol,
             source,
@@ -78,7 +72,43 @@ pub fn answer<S: BufferSource>(control: &Control<S>, now: Tick, question: &Quest
                 table_size: found.table_entry.map(|(_, size)| size),
             })
         }
+        Question::Health { service } => health(control, now_ns, service),
         Question::Flows { service, backend } => flows(control, now, service, backend.as_deref()),
+    }
+}
+
+fn health<S: BufferSource>(control: &Control<S>, now: u64, service: &str) -> Answer {
+    let services = &control.pool().services;
+    let found = services.iter().position(|found| found.name == service);
+    let Some((place, found)) = found.and_then(|place| Some((place, services.get(place)?))) else {
+        return Answer::Refused {
+            reason: format!("no service \"{service}\""),
+        };
+    };
+    let standings = control.standings(place);
+    let backends = found.backends.iter().enumerate().map(|(nth, backend)| {
+        let name = backend.name(found);
+        let details = control.checker().details(service, &name);
+        let last = details.as_ref().and_then(|details| details.last.as_ref());
+        let share = standings.map_or(STEPS, |standings| standings.backend(nth).share);
+        BackendHealth {
+            checks: details.as_ref().map_or(0, |details| details.checks.0),
+            failed: details.as_ref().map_or(0, |details| details.checks.1),
+            last: last.map(|(outcome, ..)| match outcome {
+                Ok(()) => "ok".to_owned(),
+                Err(failure) => failure.to_string(),
+            }),
+            last_ago_ms: last.map(|(_, at, _)| now.saturating_sub(*at) / 1_000_000),
+            last_took_us: last.map(|(_, _, took)| took / 1_000),
+            held_ms: details
+                .and_then(|details| details.held_until)
+                .map(|until| until.saturating_sub(now) / 1_000_000),
+            share: share * (100 / STEPS),
+            backend: name,
+        }
+    });
+    Answer::Health {
+        backends: backends.collect(),
     }
 }
 

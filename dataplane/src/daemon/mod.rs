@@ -7,6 +7,7 @@
 
 mod answers;
 mod operator;
+mod reload;
 mod worker;
 
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use weir_engine::clock::Clock;
 use weir_engine::counters::{CounterReader, counters};
 use weir_engine::eal::{self, Eal, EalConfig, EalError};
 use weir_engine::idle;
@@ -91,9 +93,12 @@ pub fn run(config: &Arc<Config>) -> Result<(), DaemonError> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(DaemonError::Signals)?;
     }
+    let reload = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload))
+        .map_err(DaemonError::Signals)?;
     let operator = Operator::open(config)?;
     let eal = Eal::start(&eal_config(config))?;
-    let result = balance(config, &eal, operator, &stop);
+    let result = balance(config, &eal, operator, &stop, &reload);
     let stopped = eal.stop();
     result?;
     stopped?;
@@ -129,6 +134,7 @@ fn balance(
     eal: &Eal,
     operator: Operator,
     stop: &Arc<AtomicBool>,
+    reload: &Arc<AtomicBool>,
 ) -> Result<(), DaemonError> {
     let pools = Pools::new(config, eal)?;
     let mut ports = Vec::new();
@@ -210,6 +216,9 @@ fn balance(
         ));
     }
     control.watch(tables);
+    let seed = random_key().map_err(DaemonError::Random)?.0;
+    let seed = u64::from_le_bytes(*seed.first_chunk().unwrap_or(&[0; 8]));
+    control.check_health(Clock::new().now().0, seed)?;
     blocks.push(own_counters);
 
     let mut workers = Vec::new();
@@ -243,6 +252,8 @@ fn balance(
         from_workers,
         to_worker,
         stop: Arc::clone(stop),
+        reload: Arc::clone(reload),
+        config: Arc::clone(config),
     };
     control_core(config, eal, operator, running, workers)?;
     match pools.missing() {

@@ -20,23 +20,28 @@ use weir_shm::counters::{self as layout, DropReason};
 use weir_shm::model::Pool;
 use weir_shm::segment;
 use weir_shm::segment::event::EventKind;
-use weir_shm::segment::mailbox::Question;
+use weir_shm::segment::mailbox::{Answer, Question};
 use weir_shm::segment::port::PortStatus;
 use weir_shm::segment::status::Refusal;
 use weir_shm::server::{CreateError, Incoming, Server, ServerOptions};
 
+use super::reload::{self, Reloaded};
 use super::worker::ToControl;
 use super::{answers, log};
 use crate::config::Config;
-use crate::conntrack::Tick;
 use crate::control::{Control, Outgoing};
 
 /// How long the control core rests when nothing happened.
 const REST: Duration = Duration::from_micros(200);
 /// How often statistics are written and the segment is looked after.
 const STATISTICS: Duration = Duration::from_millis(100);
+/// How often refusals of clients' connections are looked at.
+const REFUSALS: Duration = Duration::from_millis(20);
 /// Frames taken from workers before other duties come round again.
 const FRAMES: usize = 512;
+
+/// Changes of one generation that the log names.
+const TOLD: usize = 20;
 
 /// What the daemon brought up, for the control core to run.
 pub struct Running {
@@ -52,6 +57,10 @@ pub struct Running {
     pub to_worker: ring::Sender<Outgoing<Mbuf>>,
     /// Raised when the daemon is to stop.
     pub stop: Arc<AtomicBool>,
+    /// Raised when the configuration file is to be read again.
+    pub reload: Arc<AtomicBool>,
+    /// The configuration that the daemon was started with.
+    pub config: Arc<Config>,
 }
 
 /// The segment's side of the control core.
@@ -152,12 +161,21 @@ impl Operator {
         let clock = Clock::new();
         let mut statistics = Statistics::new(&running.ports);
         let mut last = Instant::now();
+        let mut looked = last;
         while !running.stop.load(Ordering::Acquire) {
             let busy = self.round(running, clock.now().0, &mut statistics);
+            if looked.elapsed() >= REFUSALS {
+                looked = Instant::now();
+                let blocks = &running.blocks;
+                running
+                    .control
+                    .look_at_refusals(clock.now().0, |number| refusals(blocks, number));
+            }
             if last.elapsed() >= STATISTICS {
                 last = Instant::now();
                 self.publish(running, &mut statistics);
                 self.look_after_segment();
+                self.reload_on_signal(running, clock.now().0);
                 if stop_workers() {
                     break;
                 }
@@ -190,9 +208,10 @@ impl Operator {
                 ToControl::Hold(neighbour, frame) => running.control.hold(now, neighbour, frame),
             }
         }
-        if running.control.next_due().is_some_and(|due| due <= now) {
-            self.tick(running, now);
+        if running.control.next_due(now).is_some_and(|due| due <= now) {
+            running.control.tick(now);
         }
+        self.tell_of_changes(running);
         let outgoing: Vec<_> = running.control.take_outgoing().collect();
         for frame in outgoing {
             busy = true;
@@ -212,7 +231,10 @@ impl Operator {
             if question == Question::Publish {
                 self.publish(running, statistics);
             }
-            let answer = answers::answer(&running.control, Tick::from_nanos(now), &question);
+            let answer = match question {
+                Question::Reload => self.reload(running, now),
+                _ => answers::answer(&running.control, now, &question),
+            };
             let written = self.server.answer(&answer);
             self.note(written);
         }
@@ -229,14 +251,12 @@ impl Operator {
         }
     }
 
-    fn tick(&mut self, running: &mut Running, now: u64) {
-        let drained = running.control.tick(now);
-        for (service, backend) in &drained {
-            let text =
-                format!("{service}: drain of {backend} ended; what was left is steered anew");
-            self.tell(EventKind::Drain, &text);
+    /// Says what time and checks changed.
+    fn tell_of_changes(&mut self, running: &mut Running) {
+        for event in running.control.take_events() {
+            self.tell(event.kind, &event.text);
         }
-        if !drained.is_empty() {
+        if running.control.take_stirred() {
             let written = self.server.accept(&answers::directory(&running.control));
             self.note(written);
         }
@@ -244,31 +264,112 @@ impl Operator {
 
     /// An operator committed a pool.
     fn take_in(&mut self, running: &mut Running, now: u64, committed: Result<Incoming, Refusal>) {
-        let Incoming { generation, pool } = match committed {
-            Ok(incoming) => incoming,
-            Err(Refusal { generation, reason }) => return self.refuse(generation, &reason),
-        };
+        match committed {
+            Ok(incoming) => {
+                self.put_in_force(running, now, incoming).ok();
+            }
+            Err(Refusal { generation, reason }) => self.refuse(generation, &reason),
+        }
+    }
+
+    /// Puts a committed pool in force, and says so or why not.
+    fn put_in_force(
+        &mut self,
+        running: &mut Running,
+        now: u64,
+        Incoming { generation, pool }: Incoming,
+    ) -> Result<(), String> {
         let lines = Difference::between(running.control.pool(), &pool).lines();
         let start = Instant::now();
-        match running.control.apply(now, generation, pool) {
-            Err(refusal) => self.refuse(generation, &refusal.to_string()),
-            Ok(()) => {
-                let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                let written = self.server.accept(&answers::directory(&running.control));
-                self.note(written);
-                let built = running.control.book().tables_built();
-                let written = self.server.rebuilt(nanoseconds, built);
-                self.note(written);
-                let what = if lines.is_empty() {
-                    "no change".to_owned()
-                } else {
-                    lines.join("; ")
-                };
-                self.tell(
-                    EventKind::Configuration,
-                    &format!("generation {generation}: {what}"),
-                );
+        if let Err(refusal) = running.control.apply(now, generation, pool) {
+            let reason = refusal.to_string();
+            self.refuse(generation, &reason);
+            return Err(reason);
+        }
+        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let written = self.server.accept(&answers::directory(&running.control));
+        self.note(written);
+        let built = running.control.book().tables_built();
+        let written = self.server.rebuilt(nanoseconds, built);
+        self.note(written);
+        let what = match (lines.len(), lines.get(..TOLD)) {
+            (0, _) => "no change".to_owned(),
+            (all, Some(first)) if all > TOLD => {
+                format!("{}; and {} more", first.join("; "), all - TOLD)
             }
+            _ => lines.join("; "),
+        };
+        self.tell(
+            EventKind::Configuration,
+            &format!("generation {generation}: {what}"),
+        );
+        Ok(())
+    }
+
+    /// Reads the configuration file again because of a signal, when no operator is at work.
+    fn reload_on_signal(&mut self, running: &mut Running, now: u64) {
+        if !running.reload.load(Ordering::Acquire) {
+            return;
+        }
+        match self.server.begin_edit() {
+            // Somebody changes the pool: next time.
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => self.note(Err(error)),
+        }
+        running.reload.store(false, Ordering::Release);
+        if let Answer::Refused { reason } = self.reload(running, now) {
+            self.tell(EventKind::Refused, &format!("reload refused: {reason}"));
+        }
+        let ended = self.server.end_edit();
+        self.note(ended);
+    }
+
+    /// Puts in force what the configuration file says by now.
+    fn reload(&mut self, running: &mut Running, now: u64) -> Answer {
+        let read = reload::read(&running.config, &running.config.path);
+        let Reloaded {
+            pool,
+            left_alone,
+            warnings,
+        } = match read {
+            Ok(reloaded) => reloaded,
+            Err(reason) => return Answer::Refused { reason },
+        };
+        if !left_alone.is_empty() {
+            let text = format!(
+                "reload: left alone, since it needs a restart: {}",
+                left_alone.join(", ")
+            );
+            self.tell(EventKind::Warning, &text);
+        }
+        let changes = Difference::between(running.control.pool(), &pool).lines();
+        let mut generation = None;
+        if !changes.is_empty() {
+            // Certificates may have been renewed under the same names.
+            running.control.forget_files();
+            let committed = match self.server.commit(&pool) {
+                Ok(committed) => committed,
+                Err(error) => {
+                    return Answer::Refused {
+                        reason: error.to_string(),
+                    };
+                }
+            };
+            let incoming = Incoming {
+                generation: committed,
+                pool,
+            };
+            if let Err(reason) = self.put_in_force(running, now, incoming) {
+                return Answer::Refused { reason };
+            }
+            generation = Some(committed);
+        }
+        Answer::Reloaded {
+            generation,
+            changes,
+            left_alone,
+            warnings,
         }
     }
 
@@ -321,6 +422,13 @@ impl Operator {
         let written = self.server.write_ports(&ports);
         self.note(written);
     }
+}
+
+/// A backend's refusals and new flows, as all workers counted them.
+fn refusals(blocks: &[CounterReader], number: u32) -> (u64, u64) {
+    let first = layout::backend_base(number);
+    let sum = |counter| blocks.iter().map(|block| block.get(first + counter)).sum();
+    (sum(layout::REFUSED), sum(layout::NEW_FLOWS))
 }
 
 /// What publishing statistics needs from one time to the next.

@@ -36,6 +36,8 @@ pub enum Verdict {
     Icmp,
     /// A piece of a datagram, of which nothing is known yet but that it is one.
     Piece,
+    /// Of a TCP connection that is to be reset.
+    Reset,
     /// For the control core.
     Punt,
     /// Refused.

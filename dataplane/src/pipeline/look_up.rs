@@ -4,7 +4,9 @@ use weir_shm::counters::DropReason;
 
 use super::lane::{Lane, Verdict};
 use crate::conntrack::Conntrack;
+use crate::control::health::PORTS as CHECK_PORTS;
 use crate::flow::FlowHasher;
+use crate::parse::Packet;
 use crate::service::{Owner, Services};
 
 /// Hot: finds each packet's service, hashes its flow, and asks for its conntrack line.
@@ -15,6 +17,7 @@ pub fn all(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lane
             Verdict::Forward => one(services, hasher, conntrack, lane),
             Verdict::Steered
             | Verdict::Return
+            | Verdict::Reset
             | Verdict::Icmp
             | Verdict::Piece
             | Verdict::Punt
@@ -35,7 +38,20 @@ fn one(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lane: &m
             lane.backend = backend;
             lane.verdict = Verdict::Return;
         }
-        Owner::NoService => lane.verdict = Verdict::Drop(DropReason::NoService),
+        Owner::NoService => lane.verdict = to_ourselves(services, &lane.packet),
         Owner::NotOurs => lane.verdict = Verdict::Drop(DropReason::NotOurs),
+    }
+}
+
+/// A packet to an address of ours that is no service's: an answer to a health check, by its port,
+/// or nothing.
+#[cold]
+fn to_ourselves(services: &Services, packet: &Packet) -> Verdict {
+    if CHECK_PORTS.contains(&packet.destination_port())
+        && services.is_own(packet.version, packet.destination)
+    {
+        Verdict::Punt
+    } else {
+        Verdict::Drop(DropReason::NoService)
     }
 }

@@ -13,7 +13,7 @@ use super::{BURST, Sink, Snapshot};
 use crate::adjacency::{Adjacency, Neighbour, NextHop};
 use crate::forward::{Steered, link, mss};
 use crate::parse::Packet;
-use crate::service::Services;
+use crate::service::{Backend, Services};
 
 /// What becomes of a frame.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +52,7 @@ pub fn all<B: Buffer, S: Sink<B>>(
             Verdict::Drop(reason) => Outcome::Drop(reason),
             Verdict::Icmp => Outcome::Aside(Why::Icmp),
             Verdict::Piece => Outcome::Aside(Why::Piece),
+            Verdict::Reset => Outcome::Aside(Why::Reset),
         };
         match outcome {
             Outcome::Send(port) => sink.send(port, frame),
@@ -158,14 +159,22 @@ fn give_back<B: Buffer>(
         return Outcome::Drop(DropReason::NoService);
     };
     let bytes = frame.len() as u64;
+    let adjacency = &*snapshot.adjacency;
+    let hop = adjacency.hop_toward(packet.version, packet.destination);
+    // Nobody's hop is our own address: an answer to a health check is told by that.
+    if hop.is_none() && services.is_own(packet.version, packet.destination) {
+        return Outcome::Punt;
+    }
+    if packet.tcp_flags & flags::RST != 0 {
+        count_refusal(tally.counters, frame.data(), packet, backend);
+    }
     if packet.tcp_flags & flags::SYN != 0 && backend.mss != 0 {
         clamp(frame, packet, backend.mss);
     }
     if let Err(reason) = backend.mode.give_back(frame, packet, service, backend) {
         return Outcome::Drop(reason);
     }
-    let adjacency = &*snapshot.adjacency;
-    let outcome = match adjacency.hop_toward(packet.version, packet.destination) {
+    let outcome = match hop {
         Some(hop) => leave(adjacency, port, frame, packet, hop),
         None => {
             let hop = adjacency.toward(packet.version, packet.destination);
@@ -187,6 +196,16 @@ fn clamp<B: Buffer>(frame: &mut B, packet: &Packet, mss: u16) {
     let segment = frame.data_mut().get_mut(usize::from(packet.transport)..end);
     if let Some(segment) = segment {
         mss::clamp(segment, mss);
+    }
+}
+
+/// Counts a backend's refusal of a connection: a reset with the sequence number zero, which is what
+/// answers a SYN to a closed port (RFC 9293, section 3.10.7.1).
+#[cold]
+fn count_refusal(counters: &CounterWriter, frame: &[u8], packet: &Packet, backend: &Backend) {
+    let start = usize::from(packet.transport) + 4;
+    if packet.tcp_flags & flags::ACK != 0 && frame.get(start..start + 4) == Some(&[0; 4][..]) {
+        counters.add(backend.counters as usize + counters::REFUSED, 1);
     }
 }
 

@@ -20,7 +20,7 @@ use super::BURST;
 use super::lane::{Lane, Verdict};
 use crate::conntrack::{Conntrack, Details, Inserted, NO_BACKEND, State, Tick};
 use crate::parse::Packet;
-use crate::service::{Service, Services};
+use crate::service::{Service, Services, Takes};
 
 /// TCP flags that may change a flow's state.
 const TURNING: u8 = flags::SYN | flags::FIN | flags::RST;
@@ -29,6 +29,12 @@ const TURNING: u8 = flags::SYN | flags::FIN | flags::RST;
 #[inline]
 const fn is_opening(packet: &Packet) -> bool {
     packet.tcp_flags & (flags::SYN | flags::ACK | flags::RST | flags::FIN) == flags::SYN
+}
+
+/// Whether the packet is of a TCP connection that was opened before, and is not itself its end.
+#[inline]
+const fn is_mid_stream(packet: &Packet) -> bool {
+    packet.protocol == protocol::TCP && packet.tcp_flags & (flags::SYN | flags::RST) == 0
 }
 
 /// The state of a flow that was not known before this packet.
@@ -200,6 +206,10 @@ impl<'a> Steering<'a> {
                     self.counters.add(counters::CONNTRACK_HITS, 1);
                     let number = match services.keeps(lane.service, details.backend()) {
                         Some(_) => Some(details.backend()),
+                        None if self.is_reset(lane, details.backend()) => {
+                            lane.verdict = Verdict::Reset;
+                            return;
+                        }
                         None => self.moved(service, lane),
                     };
                     let state = next_state(state, &lane.packet);
@@ -208,12 +218,29 @@ impl<'a> Steering<'a> {
                     number
                 }
             }
+            None if service.resets_unknown && is_mid_stream(&lane.packet) => {
+                self.counters.add(counters::CONNTRACK_MISSES, 1);
+                lane.verdict = Verdict::Reset;
+                return;
+            }
             None => self.open(service, lane),
         };
         match number.filter(|number| services.keeps(lane.service, *number).is_some()) {
             Some(number) => lane.backend = number,
             None => lane.verdict = Verdict::Drop(DropReason::NoBackend),
         }
+    }
+
+    /// Whether a flow's backend has gone and its service resets what it had. What is known of the
+    /// flow stays, so that the client's next segment gets the same answer; a new connection is
+    /// steered anew.
+    #[cold]
+    fn is_reset(&self, lane: &Lane, number: u32) -> bool {
+        let backend = self.services.backends.get(number as usize);
+        is_mid_stream(&lane.packet)
+            && backend.is_some_and(|backend| {
+                backend.service == lane.service && backend.takes == Takes::Reset
+            })
     }
 
     /// A flow whose backend has gone: the table's choice.

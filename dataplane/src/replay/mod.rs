@@ -4,6 +4,11 @@
 //! in time order, what would be sent goes to capture files, and nothing else is read (no clock, no
 //! randomness, no device), so that one input and configuration always give one output.
 //!
+//! Health checks are not sent unless that is asked for: a capture seldom holds their answers, and
+//! backends would all be found down. Without checks every backend counts as up unless it is forced
+//! down. With them, ports and sequence numbers come from one fixed seed, so that a second run can
+//! be given the answers to what the first one sent.
+//!
 //! At one moment, what was due comes first, then script commands, then frames, in the order in
 //! which the captures were named.
 
@@ -35,6 +40,9 @@ use script::Script;
 /// The MTU of a port whose configuration names none.
 const MTU: u16 = 1_500;
 
+/// Where checks in a replay have their randomness from: always the same.
+const CHECK_SEED: u64 = 0x7765_6972;
+
 /// What a replay is made of.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -46,6 +54,8 @@ pub struct Plan {
     pub outputs: Vec<(Option<u16>, PathBuf)>,
     /// Commands and their moments.
     pub script: Script,
+    /// Whether health checks are sent, and their answers looked for in the captures.
+    pub checks: bool,
 }
 
 /// Why a replay ended early.
@@ -92,13 +102,17 @@ pub fn run(plan: Plan) -> Result<Outcome, ReplayError> {
         .min()
         .unwrap_or(0);
     player.now = start;
+    player.start = start;
+    if plan.checks {
+        player.control.check_health(start, CHECK_SEED)?;
+    }
     let mut refused = 0;
     loop {
         let frame = player.earliest();
         let command = script
             .peek()
             .map(|command| start.saturating_add(command.at_nanos));
-        let due = player.control.next_due();
+        let due = player.control.next_due(player.now);
         let next = [frame.map(|(time, _)| time), command]
             .into_iter()
             .flatten()
@@ -159,6 +173,9 @@ impl Sink<HeapBuffer> for Leaving {
 
 struct Player {
     now: u64,
+    start: u64,
+    checks: bool,
+    happenings: Vec<report::Happening>,
     inputs: Vec<(u16, CaptureReader)>,
     outputs: Vec<(Option<u16>, CaptureWriter)>,
     pipeline: Pipeline<HeapBuffer>,
@@ -196,6 +213,9 @@ impl Player {
         let snapshot = readers.remove(0);
         Ok(Self {
             now: 0,
+            start: 0,
+            checks: plan.checks,
+            happenings: Vec::new(),
             inputs,
             outputs,
             pipeline,
@@ -218,6 +238,7 @@ impl Player {
     fn advance(&mut self, now: u64) -> Result<(), ReplayError> {
         self.now = now;
         self.control.tick(now);
+        self.take_note();
         self.write_outgoing()
     }
 
@@ -255,7 +276,32 @@ impl Player {
         for (neighbour, frame) in std::mem::take(&mut self.leaving.held) {
             self.control.hold(self.now, neighbour, frame);
         }
+        if self.checks {
+            let counters = &self.counters;
+            self.control.look_at_refusals(self.now, |number| {
+                let first = layout::backend_base(number);
+                let sum = |counter| {
+                    counters
+                        .iter()
+                        .map(|block| block.get(first + counter))
+                        .sum()
+                };
+                (sum(layout::REFUSED), sum(layout::NEW_FLOWS))
+            });
+        }
         self.write_outgoing()
+    }
+
+    /// Keeps what happened for the report.
+    fn take_note(&mut self) {
+        let at_ns = self.now.saturating_sub(self.start);
+        let events = self.control.take_events().into_iter();
+        self.happenings
+            .extend(events.map(|event| report::Happening {
+                at_ns,
+                kind: event.kind.name(),
+                text: event.text,
+            }));
     }
 
     fn carry_out(&mut self, command: &script::Timed) -> Result<(), String> {
@@ -299,7 +345,8 @@ impl Player {
         for (_, output) in self.outputs {
             output.finish()?;
         }
-        let report = report::Report::new(self.control.book(), &self.counters);
+        let mut report = report::Report::new(self.control.book(), &self.counters);
+        report.events = self.happenings;
         let damaged = self
             .inputs
             .into_iter()

@@ -46,6 +46,17 @@ pub struct ServiceCounts {
     pub backends: BTreeMap<String, BackendCounts>,
 }
 
+/// Something that happened on the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Happening {
+    /// When, in nanoseconds from the first frame.
+    pub at_ns: u64,
+    /// What it is about.
+    pub kind: &'static str,
+    /// What happened.
+    pub text: String,
+}
+
 /// Everything that a replay counted.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Report {
@@ -55,6 +66,9 @@ pub struct Report {
     pub drops: BTreeMap<&'static str, u64>,
     /// By service, those that have left included.
     pub services: BTreeMap<String, ServiceCounts>,
+    /// What happened by itself: drains that ran out, backends that went up or down.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<Happening>,
 }
 
 impl Report {
@@ -103,6 +117,7 @@ impl Report {
             packets,
             drops,
             services,
+            events: Vec::new(),
         }
     }
 }
@@ -135,6 +150,10 @@ impl fmt::Display for Report {
                     backend.packets, backend.bytes, backend.new_flows
                 )?;
             }
+        }
+        for Happening { at_ns, kind, text } in &self.events {
+            let millis = at_ns / 1_000_000;
+            writeln!(f, "@{}.{:03} {kind}: {text}", millis / 1000, millis % 1000)?;
         }
         Ok(())
     }

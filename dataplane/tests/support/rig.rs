@@ -138,6 +138,25 @@ impl Rig {
         sent
     }
 
+    /// Carries out a command, as an operator's.
+    pub fn command(&mut self, line: &str) {
+        let mut pool = self.control.pool().clone();
+        let command = weir_shm::command::parse_line(line).unwrap();
+        command.apply_to(&mut pool).unwrap();
+        let generation = self.control.generation() + 1;
+        self.control.apply(self.now, generation, pool).unwrap();
+    }
+
+    /// Lets the control core look at refused clients.
+    pub fn look_at_refusals(&mut self) {
+        let blocks = &self.counters;
+        self.control.look_at_refusals(self.now, |number| {
+            let first = layout::backend_base(number);
+            let sum = |counter| blocks.iter().map(|block| block.get(first + counter)).sum();
+            (sum(layout::REFUSED), sum(layout::NEW_FLOWS))
+        });
+    }
+
     pub fn tick(&mut self, nanos: u64) -> Vec<Sent> {
         self.now += nanos;
         self.control.tick(self.now);

@@ -30,6 +30,12 @@ vocabulary! {
         Disabled = 6, "disabled";
         /// Weight zero: takes no new flows and keeps its old ones.
         Idle = 7, "idle";
+        /// New, and no check of it has ended yet; takes no flows.
+        Checking = 8, "checking";
+        /// Held down for having changed too often.
+        Held = 9, "held-down";
+        /// Takes a share of new flows that grows to its own.
+        SlowStart = 10, "slow-start";
     }
 }
 

@@ -36,6 +36,14 @@ pub enum Question {
         /// The backend's name; all of the service's if absent.
         backend: Option<String>,
     },
+    /// What checks found of a service's backends.
+    Health {
+        /// The service.
+        service: String,
+    },
+    /// To read the configuration file again and put its pool in force. Whoever asks keeps other
+    /// writers out.
+    Reload,
     /// To bring statistics and states in the segment up to date.
     Publish,
 }
@@ -50,6 +58,22 @@ pub enum Answer {
     Flows {
         /// One for each backend asked for.
         backends: Vec<BackendFlows>,
+    },
+    /// To [`Question::Health`].
+    Health {
+        /// One for each backend, in order.
+        backends: Vec<BackendHealth>,
+    },
+    /// To [`Question::Reload`].
+    Reloaded {
+        /// The generation that the file's pool became; absent when it was in force already.
+        generation: Option<u64>,
+        /// What changed, a line each.
+        changes: Vec<String>,
+        /// What differs from what runs and cannot change at run time.
+        left_alone: Vec<String>,
+        /// What the operator should know of the file.
+        warnings: Vec<String>,
     },
     /// To [`Question::Publish`].
     Published,
@@ -89,6 +113,28 @@ pub struct BackendFlows {
     pub backend: String,
     /// Its flows that have not timed out.
     pub flows: u64,
+}
+
+/// What checks found of a backend.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BackendHealth {
+    /// The backend's name.
+    pub backend: String,
+    /// Checks that ended.
+    pub checks: u64,
+    /// Those of them that failed.
+    pub failed: u64,
+    /// What the last one found: `ok`, or why it failed.
+    pub last: Option<String>,
+    /// Milliseconds since then.
+    pub last_ago_ms: Option<u64>,
+    /// Microseconds that it took.
+    pub last_took_us: Option<u64>,
+    /// Milliseconds for which it is still held down.
+    pub held_ms: Option<u64>,
+    /// Its share of its weight, in percent.
+    pub share: u8,
 }
 
 /// Bytes of a letter's header: number, length, checksum.

@@ -17,10 +17,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::counters;
 use crate::model::Pool;
+use crate::segment::commit::{self, CommitWord};
 use crate::segment::directory::RunningDirectory;
 use crate::segment::event::{Event, EventKind};
 use crate::segment::header::Header;
 use crate::segment::layout;
+use crate::segment::lock::{self, Lock};
 use crate::segment::mailbox::{ANSWERS, Answer, QUESTIONS, Question};
 use crate::segment::port::PortStatus;
 use crate::segment::status::{DaemonState, REFUSALS, Refusal, Status};
@@ -240,6 +242,43 @@ impl Server {
     pub fn publish_initial(&mut self, directory: &RunningDirectory) -> io::Result<()> {
         self.commit_own(directory.generation, &directory.pool)?;
         self.accept(directory)
+    }
+
+    /// Keeps operators from changing the pool, if none of them is at it; for [`Server::commit`].
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn begin_edit(&self) -> io::Result<bool> {
+        lock::try_take(&self.file, Lock::Writer)
+    }
+
+    /// Lets operators change the pool again.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn end_edit(&self) -> io::Result<()> {
+        lock::release(&self.file, Lock::Writer)
+    }
+
+    /// Commits a pool in an operator's stead, who waits for it, or between [`Server::begin_edit`] and
+    /// [`Server::end_edit`]; gives its generation. Follow with [`Server::accept`] or
+    /// [`Server::refuse`].
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn commit(&mut self, pool: &Pool) -> io::Result<u64> {
+        let word = commit::read(&self.file).ok().and_then(CommitWord::decode);
+        let word = word.filter(|word| word.generation <= self.dealt_with + incoming::MAX_LEAP);
+        let last = word.map_or(0, |word| word.generation);
+        let generation = last.max(self.dealt_with) + 1;
+        let slot = word.map_or(0, |word| word.slot ^ 1);
+        let filling = incoming::filling(generation, pool).encode();
+        self.file.write_all_at(&filling, layout::slot(slot))?;
+        let word = CommitWord { generation, slot };
+        commit::publish(&self.file, word)?;
+        self.word = word.encode();
+        self.good_word = self.word;
+        Ok(generation)
     }
 
     fn commit_own(&mut self, generation: u64, pool: &Pool) -> io::Result<()> {

@@ -50,6 +50,9 @@ fn attend(server: &mut Server) {
         Some(Err(refusal)) => server.refuse(refusal.generation, &refusal.reason).unwrap(),
     }
     let answer = server.question().map(|question| match question {
+        Question::Health { .. } | Question::Reload => Answer::Refused {
+            reason: "not here".to_owned(),
+        },
         Question::Publish => Answer::Published,
         Question::Lookup { .. } => Answer::Lookup(LookupAnswer::default()),
         Question::Flows { service, .. } => Answer::Refused {
@@ -492,7 +495,7 @@ fn a_damaged_commit_word_is_refused_once_and_overcome() {
     }
     // Words that could have been published, but not now.
     for generation in [0, 1, u64::MAX] {
-        let word = crate::segment::commit::CommitWord {
+        let word = CommitWord {
             generation,
             slot: 1,
         }

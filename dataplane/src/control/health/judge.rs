@@ -166,9 +166,10 @@ impl Judge {
     fn hold(&mut self, now: Nanos, rules: &Rules) -> Duration {
         let flap = &rules.flap;
         // Good behaviour for longer than the last hold, and for a window, wipes the slate clean.
-        if self.last_hold.is_some_and(|(end, length)| {
-            now.saturating_sub(end) > length.max(nanos(flap.window))
-        }) {
+        if self
+            .last_hold
+            .is_some_and(|(end, length)| now.saturating_sub(end) > length.max(nanos(flap.window)))
+        {
             self.holds = 0;
         }
         let doubled = nanos(flap.hold)

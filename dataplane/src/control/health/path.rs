@@ -2,7 +2,8 @@
 //!
 //! Each forwarding mode says where its checks go. `nat` sends its traffic to the backend's address
 //! and port, and so its checks. `dsr-l2` sends it to the VIP with the backend's MAC address: a
-//! backend that does not have the VIP on its loopback drops it, and must be found down.
+//! backend that does not have the VIP on its loopback drops it, and must be found down. Tunnels put
+//! outer headers around it, and so around its checks: a backend that does not decapsulate is down.
 //!
 //! A mode whose traffic wears an outer header brings an [`Encapsulation`].
 
@@ -10,10 +11,15 @@ use std::fmt::Debug;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weir_shm::model::{Backend, Forwarding, PortMatch, Service};
+use weir_engine::buffer::{Buffer, HeapBuffer};
+use weir_engine::wire::ethernet;
+use weir_shm::model::{Backend, Forwarding, Service};
 
+use crate::address::Version;
 use crate::adjacency::Neighbour;
 use crate::config::Config;
+use crate::forward::tunnel::{self, Outer};
+use crate::parse::Packet;
 
 /// What a mode puts around a check's packets.
 pub trait Encapsulation: Debug + Send + Sync {
@@ -21,6 +27,41 @@ pub trait Encapsulation: Debug + Send + Sync {
     fn encapsulate(&self, packet: Vec<u8>) -> Vec<u8>;
     /// Tells one encapsulation from another, so that checks can be shared.
     fn name(&self) -> String;
+}
+
+/// The outer headers that the traffic gets, too.
+#[derive(Debug)]
+struct Tunnel(Outer);
+
+impl Encapsulation for Tunnel {
+    fn encapsulate(&self, packet: Vec<u8>) -> Vec<u8> {
+        let mut bytes = vec![0; ethernet::LEN];
+        let descriptor = Packet {
+            version: match packet.first().map(|first| first >> 4) {
+                Some(6) => Version::V6,
+                _ => Version::V4,
+            },
+            network: ethernet::LEN as u8,
+            ip_len: u16::try_from(packet.len()).unwrap_or(u16::MAX),
+            ..Packet::default()
+        };
+        bytes.extend(packet);
+        let mut frame = HeapBuffer::new(&bytes);
+        // One flow is as good as another to find out whether the tunnel works. A packet that does
+        // not fit leaves as nothing, and its check fails.
+        if self.0.encapsulate(&mut frame, &descriptor, 0).is_err() {
+            return Vec::new();
+        }
+        frame
+            .data()
+            .get(ethernet::LEN..)
+            .unwrap_or_default()
+            .to_vec()
+    }
+
+    fn name(&self) -> String {
+        format!("{:?}", self.0)
+    }
 }
 
 /// The way of a check.
@@ -47,29 +88,38 @@ impl Path {
     #[must_use]
     pub fn of(config: &Config, service: &Service, backend: &Backend) -> Option<Self> {
         let hop = config.next_hop(backend.address)?;
-        let source = config
-            .ports
-            .get(usize::from(hop.port))?
-            .address_toward(hop.address)?;
+        // As the traffic goes: to the VIP where it reaches the backend unchanged.
         let target = match service.forwarding {
-            Forwarding::Nat => backend.address,
-            Forwarding::DsrL2 => service.vip,
+            Forwarding::Nat | Forwarding::FullNat | Forwarding::DsrDscp => backend.address,
+            Forwarding::DsrL2
+            | Forwarding::DsrIpip
+            | Forwarding::DsrGue
+            | Forwarding::DsrGre
+            | Forwarding::DsrGeneve => service.vip.address(),
         };
-        let port = service
-            .health
-            .port
-            .or(match (service.forwarding, service.port) {
-                (Forwarding::Nat, _) => Some(backend.port),
-                (Forwarding::DsrL2, PortMatch::Exact(port)) => Some(port),
-                (Forwarding::DsrL2, PortMatch::Any) => None,
-            })
-            .unwrap_or(0);
+        let toward = if target.is_ipv4() == hop.address.is_ipv4() {
+            hop.address
+        } else {
+            target
+        };
+        let port = config.ports.get(usize::from(hop.port))?;
+        let source = port.address_toward(toward)?;
+        let outer = config
+            .tunnel_source(service, backend.address)
+            .and_then(|from| tunnel::outer(service, backend.address, from))
+            .map(|outer| Arc::new(Tunnel(outer)) as Arc<dyn Encapsulation>);
+        let checked = match service.health.port {
+            _ if !service.health.kind.needs_a_port() => 0,
+            Some(port) => port,
+            None if backend.port == 0 => service.port.number(),
+            None => backend.port,
+        };
         Some(Self {
             source,
             target,
-            port,
+            port: checked,
             hop,
-            outer: None,
+            outer,
         })
     }
 

@@ -1,4 +1,5 @@
-//! What leaves the common path: ICMP, pieces of datagrams, packets whose TTL ends here.
+//! What leaves the common path: ICMP, pieces of datagrams, packets whose TTL ends here, connections
+//! that are reset.
 //!
 //! Set aside by the stages and handled one by one when the burst's other packets have gone, with
 //! the same rules: no allocation, no lock, no panic on input. Nothing here is fast, everything is
@@ -9,6 +10,7 @@
 
 mod errors;
 mod pieces;
+mod reset;
 
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
@@ -34,6 +36,8 @@ pub(super) enum Why {
     Icmp,
     /// It is a piece of a datagram.
     Piece,
+    /// It is of a TCP connection that is to be reset.
+    Reset,
     /// Its TTL or hop limit is used up, and nothing of it has been changed.
     Expired,
 }
@@ -81,6 +85,7 @@ impl<B: Buffer> Aside<'_, B> {
         let outcome = match why {
             Why::Icmp => self.icmp(&mut frame, packet),
             Why::Piece => return self.piece(frame, sink),
+            Why::Reset => self.reset(&mut frame, packet),
             Why::Expired => self.expired(&mut frame, packet),
         };
         finish(outcome, self.port, self.counters, frame, sink);

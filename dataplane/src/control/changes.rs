@@ -1,0 +1,366 @@
+//! How changes come in force: those that an operator makes, and those that time and checks bring.
+//!
+//! An operator's pool is validated, followed by drains and checks, and published whole. Between
+//! two pools, backends go up and down, drains run out and shares grow: what came together is put
+//! in force together, and only when it makes a difference.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_engine::buffer::BufferSource;
+use weir_shm::model::{Admin, OnDown, Pool, Service, percent};
+use weir_shm::segment::directory::BackendState;
+use weir_shm::segment::event::EventKind;
+
+use super::health::Checker;
+use super::health::ramp::{Ramp, STEPS};
+use super::neighbours::Nanos;
+use super::standing::{Facts, Standings, takes_new_flows};
+use super::{Control, Event, Refusal, Who, adjacency, book_services};
+
+/// A drain under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Drain {
+    timeout: Duration,
+    /// When what is left of its flows is taken away.
+    pub(super) due: Nanos,
+}
+
+/// All drains of a pool: one that was under way with the same time-out keeps its deadline.
+pub(super) fn follow_drains(
+    now: Nanos,
+    pool: &Pool,
+    before: &BTreeMap<Who, Drain>,
+) -> BTreeMap<Who, Drain> {
+    let mut drains = BTreeMap::new();
+    for service in &pool.services {
+        for backend in &service.backends {
+            if let Admin::Drain { timeout } = backend.admin {
+                let who = (service.name.clone(), backend.name(service));
+                let due = now.saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+                let known = before.get(&who).filter(|drain| drain.timeout == timeout);
+                drains.insert(who, known.copied().unwrap_or(Drain { timeout, due }));
+            }
+        }
+    }
+    drains
+}
+
+/// What is known of a service's backends, in order.
+pub(super) fn facts(
+    service: &Service,
+    checker: &Checker,
+    drained: &HashSet<Who>,
+    ramps: &BTreeMap<Who, Ramp>,
+    now: Nanos,
+) -> Vec<Facts> {
+    let backends = service.backends.iter();
+    // Most services need no names looked up.
+    if !checker.knows(&service.name) && drained.is_empty() && ramps.is_empty() {
+        let healthy = Facts {
+            view: super::health::View::Unchecked,
+            drained: false,
+            share: STEPS,
+        };
+        return backends.map(|_| healthy).collect();
+    }
+    let facts = backends.map(|backend| {
+        let who = (service.name.clone(), backend.name(service));
+        Facts {
+            view: checker.view(&who.0, &who.1),
+            drained: drained.contains(&who),
+            share: ramps.get(&who).map_or(STEPS, |ramp| ramp.share(now)),
+        }
+    });
+    facts.collect()
+}
+
+/// Backends that are up and take new flows for being so.
+fn up(service: &Service, standings: &Standings) -> HashSet<String> {
+    let pairs = service.backends.iter().zip(&standings.backends);
+    let is_up = |state| matches!(state, BackendState::Up | BackendState::SlowStart);
+    pairs
+        .filter(|(backend, standing)| takes_new_flows(backend) && is_up(standing.state))
+        .map(|(backend, _)| backend.name(service))
+        .collect()
+}
+
+impl<S: BufferSource> Control<S> {
+    /// Begins to check backends; `seed` is where checks have their randomness from.
+    ///
+    /// # Errors
+    /// When a file that a check needs cannot be used.
+    pub fn check_health(&mut self, now: Nanos, seed: u64) -> Result<(), Refusal> {
+        self.checker = Checker::new(Some(seed));
+        self.checker.prepare(&self.pool).map_err(Refusal::Invalid)?;
+        let nothing = Pool::default();
+        self.checker.follow(now, &self.config, &nothing, &self.pool);
+        self.watch_backends();
+        Ok(())
+    }
+
+    /// Reads files that checks need anew with the next pool.
+    pub fn forget_files(&mut self) {
+        self.checker.forget_files();
+    }
+
+    /// Puts a pool in force as `generation`.
+    ///
+    /// # Errors
+    /// Why not; what was in force stays so.
+    pub fn apply(&mut self, now: Nanos, generation: u64, pool: Pool) -> Result<(), Refusal> {
+        pool.validate()
+            .map_err(|problem| Refusal::Invalid(problem.to_string()))?;
+        self.config
+            .check_reach(&pool)
+            .map_err(|problem| Refusal::Invalid(problem.to_string()))?;
+        self.checker.prepare(&pool).map_err(Refusal::Invalid)?;
+        let drains = follow_drains(now, &pool, &self.drains);
+        let over = drains.iter().filter(|(_, drain)| drain.due <= now);
+        let drained: HashSet<Who> = over.map(|(who, _)| who.clone()).collect();
+        let ramps = self.ramps.clone();
+        self.checker.follow(now, &self.config, &self.pool, &pool);
+        let standings = self.standings_of(now, &pool, &drained);
+        if let Err(refusal) = self.put_in_force(generation, &pool, &standings) {
+            self.checker.follow(now, &self.config, &pool, &self.pool);
+            self.ramps = ramps;
+            return Err(refusal);
+        }
+        self.pool = pool;
+        self.standings = standings;
+        self.drains = drains;
+        self.drained = drained;
+        self.checker.take_changed();
+        self.watch_backends();
+        let names: HashSet<&str> = self
+            .pool
+            .services
+            .iter()
+            .map(|service| service.name.as_str())
+            .collect();
+        self.ramps
+            .retain(|(service, _), _| names.contains(service.as_str()));
+        Ok(())
+    }
+
+    /// What becomes of all backends of a pool that is to follow the one in force.
+    fn standings_of(&mut self, now: Nanos, pool: &Pool, drained: &HashSet<Who>) -> Vec<Standings> {
+        let places: HashMap<String, usize> = self
+            .pool
+            .services
+            .iter()
+            .map(|service| service.name.clone())
+            .zip(0..)
+            .collect();
+        let mut all = Vec::with_capacity(pool.services.len());
+        for service in &pool.services {
+            let before = places.get(&service.name).and_then(|place| {
+                let standings = self.standings.get(*place)?;
+                let service = self.pool.services.get(*place)?;
+                Some((service.clone(), standings.clone()))
+            });
+            let before = before
+                .as_ref()
+                .map(|(service, standings)| (service, standings));
+            all.push(self.standings_of_service(now, service, before, drained));
+        }
+        all
+    }
+
+    /// What becomes of a service's backends, after what became of them `before`. Those that are up
+    /// only since then begin to grow, if the service says so and others can carry the load.
+    fn standings_of_service(
+        &mut self,
+        now: Nanos,
+        service: &Service,
+        before: Option<(&Service, &Standings)>,
+        drained: &HashSet<Who>,
+    ) -> Standings {
+        let facts_now = facts(service, &self.checker, drained, &self.ramps, now);
+        let standings = Standings::of(service, &facts_now);
+        if service.slow_start.is_zero() {
+            return standings;
+        }
+        let Some((was, stood)) = before else {
+            return standings;
+        };
+        let (were_up, are_up) = (up(was, stood), up(service, &standings));
+        let who = |name: &String| (service.name.clone(), name.clone());
+        let carried = are_up.iter().any(|name| {
+            were_up.contains(name)
+                && self
+                    .ramps
+                    .get(&who(name))
+                    .is_none_or(|ramp| ramp.next(now).is_none())
+        });
+        self.ramps
+            .retain(|(of, name), _| *of != service.name || are_up.contains(name));
+        for name in are_up.difference(&were_up) {
+            if carried {
+                let ramp = Ramp {
+                    since: now,
+                    over: service.slow_start,
+                };
+                self.ramps.insert(who(name), ramp);
+            }
+        }
+        let facts_now = facts(service, &self.checker, drained, &self.ramps, now);
+        Standings::of(service, &facts_now)
+    }
+
+    fn put_in_force(
+        &mut self,
+        generation: u64,
+        pool: &Pool,
+        standings: &[Standings],
+    ) -> Result<(), Refusal> {
+        let services = book_services(
+            &mut self.book,
+            &mut self.neighbours,
+            &self.config,
+            &self.own,
+            generation,
+            pool,
+            standings,
+        )?;
+        let adjacency = adjacency(&self.config, &self.facts, &mut self.neighbours);
+        self.neighbours.take_changed();
+        self.publish(Arc::new(services), Arc::new(adjacency));
+        Ok(())
+    }
+
+    /// Does what is due at `now`. Cheap when nothing is.
+    pub fn tick(&mut self, now: Nanos) {
+        self.neighbours.tick(now, &mut self.actions);
+        self.act();
+        self.checker.tick(now);
+        self.send_checks(now);
+        self.publish_neighbours();
+        self.settle(now);
+    }
+
+    /// When something is due next.
+    #[must_use]
+    pub fn next_due(&self, now: Nanos) -> Option<Nanos> {
+        if self.checker.has_changed() {
+            return Some(now);
+        }
+        let drains = self
+            .drains
+            .iter()
+            .filter(|(who, _)| !self.drained.contains(*who))
+            .map(|(_, drain)| drain.due);
+        let ramps = self.ramps.values().filter_map(|ramp| {
+            // A step that is due but not taken yet is due now.
+            ramp.next(self.settled_at)
+        });
+        drains
+            .chain(ramps)
+            .chain(self.neighbours.next_due())
+            .chain(self.checker.next_due())
+            .min()
+    }
+
+    /// Puts in force what checks, drains and growing shares changed.
+    fn settle(&mut self, now: Nanos) {
+        let mut changed: BTreeSet<String> = self.checker.take_changed();
+        let news = self.checker.take_news().into_iter().map(|text| Event {
+            kind: EventKind::Health,
+            text,
+        });
+        self.events.extend(news);
+        self.end_drains(now, &mut changed);
+        let steps = self
+            .ramps
+            .iter()
+            .filter(|(_, ramp)| ramp.share(now) != ramp.share(self.settled_at));
+        changed.extend(steps.map(|((service, _), _)| service.clone()));
+        self.settled_at = now;
+        self.ramps.retain(|_, ramp| ramp.next(now).is_some());
+        if changed.is_empty() {
+            return;
+        }
+        let mut standings = self.standings.clone();
+        let places = (0..self.pool.services.len()).filter(|place| {
+            let service = self.pool.services.get(*place);
+            service.is_some_and(|service| changed.contains(&service.name))
+        });
+        for place in places.collect::<Vec<_>>() {
+            let (Some(service), Some(stood)) = (
+                self.pool.services.get(place).cloned(),
+                self.standings.get(place).cloned(),
+            ) else {
+                continue;
+            };
+            let drained = std::mem::take(&mut self.drained);
+            let stands =
+                self.standings_of_service(now, &service, Some((&service, &stood)), &drained);
+            self.drained = drained;
+            self.tell_of_failing_open(&service, &stood, &stands);
+            if let Some(entry) = standings.get_mut(place) {
+                *entry = stands;
+            }
+        }
+        if standings == self.standings {
+            return;
+        }
+        let (generation, pool) = (self.generation(), std::mem::take(&mut self.pool));
+        // No number is given out here, so this cannot be refused; if it were, things would only
+        // stay as they are for longer.
+        if self.put_in_force(generation, &pool, &standings).is_ok() {
+            self.standings = standings;
+        }
+        self.pool = pool;
+        self.stirred = true;
+    }
+
+    fn tell_of_failing_open(&mut self, service: &Service, stood: &Standings, stands: &Standings) {
+        if stood.fails_open == stands.fails_open {
+            return;
+        }
+        let name = &service.name;
+        let healthy = percent(stands.healthy);
+        let text = match (stands.fails_open, service.min_healthy) {
+            (true, 0) => format!("{name}: all backends are down; it fails open"),
+            (true, least) => format!(
+                "{name}: {healthy} of weight is healthy, less than {}; it fails open",
+                percent(least)
+            ),
+            (false, _) => {
+                format!("{name}: {healthy} of weight is healthy; it no longer fails open")
+            }
+        };
+        let kind = EventKind::Health;
+        self.events.push(Event { kind, text });
+    }
+
+    /// Takes the flows of backends whose drain has run out.
+    fn end_drains(&mut self, now: Nanos, changed: &mut BTreeSet<String>) {
+        let newly: Vec<Who> = self
+            .drains
+            .iter()
+            .filter(|(who, drain)| drain.due <= now && !self.drained.contains(*who))
+            .map(|(who, _)| who.clone())
+            .collect();
+        for who in newly {
+            let (service, backend) = &who;
+            let on_down = self.pool.service(service).map(|service| service.on_down);
+            let fate = match on_down {
+                Some(OnDown::Reset) => "reset",
+                _ => "steered anew",
+            };
+            self.events.push(Event {
+                kind: EventKind::Drain,
+                text: format!("{service}: drain of {backend} ended; what was left is {fate}"),
+            });
+            changed.insert(service.clone());
+            self.drained.insert(who);
+        }
+    }
+
+    /// Whether what is in force changed, other than by an operator, since this was last asked.
+    pub const fn take_stirred(&mut self) -> bool {
+        std::mem::replace(&mut self.stirred, false)
+    }
+}

@@ -1,0 +1,354 @@
+//! Health checks against real servers: each kind finds them up, and finds out in time when they die, hang or lie.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use weir_e2e::config::Config;
+use weir_e2e::daemon::Daemon;
+use weir_e2e::lab::{Arms, DSR_VIP4, Lab, NAT_VIP4, backend4, instance};
+use weir_e2e::load::{Load, requests};
+use weir_e2e::namespace::Namespace;
+use weir_e2e::nginx::Nginx;
+use weir_e2e::process::{Process, capture};
+use weir_e2e::quic::{Naming, serve};
+use weir_e2e::transfer::Echo;
+use weir_e2e::{Result, ensure, host, sockets, wait};
+
+const BACKENDS: usize = 3;
+/// What the checks below are told, in milliseconds.
+const INTERVAL: u64 = 500;
+const TIMEOUT: u64 = 300;
+const FALL: u64 = 3;
+/// What the machine may take on top, since other tests share it.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// A `[service.health]` table for the service that was added last.
+fn health(kind: &str) -> String {
+    format!(
+        "[service.health]\n{kind}\ninterval = \"{INTERVAL}ms\"\ntimeout = \"{TIMEOUT}ms\"\n\
+         fall = {FALL}\nrise = 2\n"
+    )
+}
+
+fn backends(port: u16) -> Vec<String> {
+    (1..=BACKENDS)
+        .map(|n| format!("{} {port}", backend4(n)))
+        .collect()
+}
+
+fn states(weir: &Daemon, service: &str) -> Result<Vec<String>> {
+    let listed = weir.ctl_json(&["backend", "list", service])?;
+    let listed = listed.as_array().cloned().unwrap_or_default();
+    let state = |backend: &serde_json::Value| backend["state"].as_str().unwrap_or("?").to_owned();
+    Ok(listed.iter().map(state).collect())
+}
+
+fn await_states(weir: &Daemon, service: &str, wanted: &[&str]) -> Result<Duration> {
+    let started = Instant::now();
+    wait::until_true(
+        &format!("{service} to be {wanted:?}"),
+        Duration::from_secs(15),
+        || states(weir, service).is_ok_and(|states| states == wanted),
+    )?;
+    Ok(started.elapsed())
+}
+
+/// A certificate for `tls.test`, signed by itself, and its key.
+fn certificate(dir: &Path) -> Result<(String, String)> {
+    let (cert, key) = (dir.join("tls.pem"), dir.join("tls.key"));
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    capture(std::process::Command::new("openssl").args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=tls.test",
+        "-addext",
+        "subjectAltName=DNS:tls.test",
+        "-keyout",
+        &key,
+        "-out",
+        &cert,
+    ]))?;
+    Ok((cert, key))
+}
+
+fn tls_server(ns: &Namespace, dir: &Path, n: usize, cert: &str, key: &str) -> Result<Process> {
+    let mut command = ns.command("openssl");
+    command.args([
+        "s_server", "-accept", "8443", "-www", "-quiet", "-cert", cert, "-key", key,
+    ]);
+    Process::start("openssl", &command, &dir.join(format!("tls{n}.log")))
+}
+
+/// A quinn server in each backend's namespace, until dropped.
+struct QuicServers {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl QuicServers {
+    fn start(lab: &Lab) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let servers = runtime.block_on(async {
+            let named = lab.backends.iter().enumerate();
+            named
+                .map(|(i, ns)| {
+                    let at = format!("{}:4433", backend4(i + 1)).parse()?;
+                    serve(ns, at, i as u8, Naming::Random)
+                })
+                .collect::<Result<Vec<_>>>()
+        })?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            runtime.block_on(async {
+                while !until.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+            drop(servers);
+        });
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for QuicServers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn each_kind_of_check_finds_real_servers_up_and_down() -> Result {
+    if !host::ready()? {
+        return Ok(());
+    }
+    let lab = Lab::new(Arms::One, BACKENDS)?;
+    let (cert, key) = certificate(lab.dir())?;
+    let named = lab.backends.iter().enumerate();
+    let mut nginx = named
+        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
+        .collect::<Result<Vec<_>>>()?;
+    let mut tls = Vec::new();
+    let mut echo = Echo::new();
+    for (i, ns) in lab.backends.iter().enumerate() {
+        tls.push(tls_server(ns, lab.dir(), i, &cert, &key)?);
+        let bind = format!("{}:7000", backend4(i + 1)).parse()?;
+        echo.udp(sockets::udp(ns, bind)?)?;
+    }
+    let quic = QuicServers::start(&lab)?;
+    let name = instance();
+    let vip = NAT_VIP4;
+    let https = format!(
+        "kind = \"https\"\nhost = \"tls.test\"\ntls = {{ verify = true, ca = \"{cert}\" }}"
+    );
+    let lying = "kind = \"http\"\nbody = \"b1\"";
+    let config = Config::one_armed(&name)
+        .service("web", "nat", "tcp", vip, "80", &backends(8080))
+        .service_text(&health("kind = \"http\"\npath = \"/\""))
+        .service("tls", "nat", "tcp", vip, "443", &backends(8443))
+        .service_text(&health(&https))
+        .service("echo", "nat", "udp", vip, "7000", &backends(7000))
+        .service_text(&health(
+            "kind = \"udp\"\npayload = \"ping\"\nanswer = \"ping\"",
+        ))
+        .service("quic", "nat", "udp", vip, "4433", &backends(4433))
+        .service_text(&health("kind = \"quic\""))
+        .service("ping", "nat", "tcp", vip, "81", &backends(81))
+        .service_text(&health("kind = \"icmp\""))
+        .service("tcp", "nat", "tcp", vip, "82", &backends(80))
+        .service_text(&health("kind = \"tcp\""))
+        .service("liar", "nat", "tcp", vip, "83", &backends(83))
+        .service_text(&health(&format!("{lying}\nport = 8080")))
+        .service(
+            "direct",
+            "dsr-l2",
+            "tcp",
+            DSR_VIP4,
+            "80",
+            &(1..=BACKENDS).map(backend4).collect::<Vec<_>>(),
+        )
+        .service_text(&health("kind = \"http\""));
+    let weir = Daemon::start(&lab.balancer, lab.dir(), &name, &config.text())?;
+    let all_up = ["up", "up", "up"];
+    for service in ["web", "tls", "echo", "quic", "ping", "tcp", "direct"] {
+        await_states(&weir, service, &all_up)?;
+    }
+    // Two of three serve another page than they should.
+    await_states(&weir, "liar", &["up", "down", "down"])?;
+    requests(&lab.client, vip, 50)?;
+
+    // Killed: its kernel refuses connections from now on.
+    let most = Duration::from_millis(FALL * INTERVAL + TIMEOUT) + SLACK;
+    nginx.truncate(2);
+    let took = await_states(&weir, "web", &["up", "up", "down"])?;
+    println!("http, killed: down after {took:?}");
+    ensure!(
+        took <= most,
+        "a killed server was found down after {took:?}"
+    );
+    await_states(&weir, "tcp", &["up", "up", "down"])?;
+    await_states(&weir, "direct", &["up", "up", "down"])?;
+    let seen = requests(&lab.client, vip, 50)?;
+    ensure!(
+        !seen.contains_key("b3"),
+        "a dead server got requests: {seen:?}"
+    );
+
+    // Stopped: it accepts and never answers.
+    tls[0].signal(Signal::SIGSTOP)?;
+    let took = await_states(&weir, "tls", &["down", "up", "up"])?;
+    println!("https, hanging: down after {took:?}");
+    tls[0].signal(Signal::SIGCONT)?;
+    ensure!(
+        took <= most,
+        "a hanging server was found down after {took:?}"
+    );
+    await_states(&weir, "tls", &all_up)?;
+
+    // Its socket is gone: the kernel says that the port is unreachable.
+    drop(quic);
+    let took = await_states(&weir, "quic", &["fail-open", "fail-open", "fail-open"])?;
+    println!("quic, all gone: open after {took:?}");
+
+    // Unplugged.
+    lab.backends[0].ip("link set eth0 down")?;
+    let took = await_states(&weir, "ping", &["down", "up", "up"])?;
+    println!("icmp, unplugged: down after {took:?}");
+    ensure!(
+        took <= most,
+        "an unplugged server was found down after {took:?}"
+    );
+    await_states(&weir, "echo", &["down", "up", "up"])?;
+    lab.backends[0].ip("link set eth0 up")?;
+    await_states(&weir, "echo", &all_up)?;
+    let events = weir.ctl(&["events"])?;
+    ensure!(
+        events.contains("connection refused") && events.contains("does not hold the text"),
+        "the events do not say why:\n{events}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_backend_without_the_vip_is_down_and_reload_puts_the_file_in_force() -> Result {
+    if !host::ready()? {
+        return Ok(());
+    }
+    let lab = Lab::new(Arms::One, BACKENDS)?;
+    let named = lab.backends.iter().enumerate();
+    let _nginx = named
+        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
+        .collect::<Result<Vec<_>>>()?;
+    let name = instance();
+    let listed: Vec<String> = (1..=BACKENDS).map(backend4).collect();
+    let config = Config::one_armed(&name)
+        .service("direct", "dsr-l2", "tcp", DSR_VIP4, "80", &listed)
+        .service_text(&health("kind = \"http\""));
+    let mut weir = Daemon::start(&lab.balancer, lab.dir(), &name, &config.text())?;
+    await_states(&weir, "direct", &["up", "up", "up"])?;
+    lab.backends[1].ip(&format!("address del {DSR_VIP4}/32 dev lo"))?;
+    await_states(&weir, "direct", &["up", "down", "up"])?;
+
+    // The same file with a service more, and one key that cannot change.
+    let more = config
+        .service("web", "nat", "tcp", NAT_VIP4, "80", &backends(8080))
+        .text()
+        .replace("idle = \"poll\"", "idle = \"adaptive\"");
+    std::fs::write(weir.config(), more)?;
+    let said = weir.ctl(&["reload"])?;
+    ensure!(
+        said.contains("+ service web") && said.contains("left alone: [engine] idle"),
+        "{said}"
+    );
+    requests(&lab.client, NAT_VIP4, 10)?;
+    ensure!(
+        states(&weir, "direct")? == ["up", "down", "up"],
+        "a reload forgot what checks had found"
+    );
+    std::fs::write(weir.config(), config_without_web(weir.config())?)?;
+    weir.process().signal(Signal::SIGHUP)?;
+    wait::until_true("the service to go", Duration::from_secs(5), || {
+        weir.ctl(&["service", "list"])
+            .is_ok_and(|list| !list.contains("web"))
+    })
+}
+
+/// The file without its last service.
+fn config_without_web(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path)?;
+    let cut = text.rfind("\n[[service]]").unwrap_or(text.len());
+    Ok(text[..cut].to_owned())
+}
+
+#[test]
+fn under_load_a_drain_fails_no_request_and_a_kill_only_those_it_held() -> Result {
+    if !host::ready()? {
+        return Ok(());
+    }
+    let lab = Lab::new(Arms::One, BACKENDS)?;
+    let named = lab.backends.iter().enumerate();
+    let mut nginx = named
+        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
+        .collect::<Result<Vec<_>>>()?;
+    let name = instance();
+    let config = Config::one_armed(&name)
+        .service("web", "nat", "tcp", NAT_VIP4, "80", &backends(8080))
+        .service_text("slow_start = \"3s\"\n")
+        .service_text(&health("kind = \"http\""));
+    let weir = Daemon::start(&lab.balancer, lab.dir(), &name, &config.text())?;
+    await_states(&weir, "web", &["up", "up", "up"])?;
+
+    let first = weir.nth_backend("web", 0)?;
+    let load = Load::start(&lab.client, lab.dir(), NAT_VIP4)?;
+    weir.ctl(&[
+        "backend",
+        "drain",
+        "web",
+        &first,
+        "--timeout",
+        "20s",
+        "--wait",
+    ])?;
+    load.stop_without_failures()?;
+    weir.ctl(&["backend", "enable", "web", &first])?;
+    let took = await_states(&weir, "web", &["up", "up", "up"])?;
+    println!("slow start of an enabled backend: whole after {took:?}");
+
+    let load = Load::start(&lab.client, lab.dir(), NAT_VIP4)?;
+    nginx.truncate(2);
+    await_states(&weir, "web", &["up", "up", "down"])?;
+    std::thread::sleep(Duration::from_secs(1));
+    let outcome = load.stop()?;
+    println!("killed under load: {outcome:?}");
+    // Sixteen connections: what the dead server held of them, and each of its retries until it was found out.
+    ensure!(
+        outcome.requests > 1000,
+        "hardly any request was answered: {outcome:?}"
+    );
+    let seen = requests(&lab.client, NAT_VIP4, 60)?;
+    ensure!(
+        !seen.contains_key("b3"),
+        "a dead server got requests: {seen:?}"
+    );
+    Ok(())
+}
