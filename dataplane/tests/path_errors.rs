@@ -55,6 +55,9 @@ mac = "02:00:00:00:00:fe"
             "[[service]]\nname = \"{name}\"\nvip = \"198.51.100.10\"\nport = 80\n\
              protocol = \"{protocol}\"\nforwarding = \"{forwarding}\"\n"
         );
+        if forwarding == "dsr-dscp" {
+            text += "dscp = 7\n";
+        }
         for host in 1..=BACKENDS {
             text += &format!("[[service.backend]]\naddress = \"10.0.0.1{host:02}\"\n");
         }
@@ -104,7 +107,7 @@ fn pieces_of(flow: u16, id: u16) -> [Vec<u8>; 3] {
         .write(&mut whole, &[7; 3000])
         .unwrap();
     let payload = &whole[20..];
-    [(0, 1480), (1480, 2960), (2960, payload.len())].map(|(from, to)| {
+    [(0, 1200), (1200, 2400), (2400, payload.len())].map(|(from, to)| {
         let mut header = etherparse::Ipv4Header::new(
             (to - from) as u16,
             64,
@@ -128,6 +131,23 @@ fn pieces_of(flow: u16, id: u16) -> [Vec<u8>; 3] {
     })
 }
 
+/// The modes in which a packet reaches its backend as it came, if inside another.
+const UNCHANGED: [&str; 5] = ["dsr-l2", "dsr-ipip", "dsr-gue", "dsr-gre", "dsr-geneve"];
+const MODES: [&str; 7] = [
+    "nat",
+    "dsr-dscp",
+    "dsr-l2",
+    "dsr-ipip",
+    "dsr-gue",
+    "dsr-gre",
+    "dsr-geneve",
+];
+
+/// Whether a frame carries what another carried, as the mode promises.
+fn carries(forwarding: &str, sent: &[u8], came: &[u8]) -> bool {
+    !UNCHANGED.contains(&forwarding) || sent.ends_with(&came[14..])
+}
+
 /// The host byte of the backend that a frame goes to, by its MAC.
 fn backend(sent: &[(u16, Vec<u8>)]) -> u8 {
     let [(_, frame)] = sent else {
@@ -146,7 +166,7 @@ fn command(rig: &mut Rig, line: &str) {
 
 #[test]
 fn an_error_reaches_the_backend_of_its_flow_when_the_pool_has_changed() {
-    for forwarding in ["nat", "dsr-l2"] {
+    for forwarding in MODES {
         let mut rig = Rig::new(&config(forwarding));
         let flows: Vec<(u16, u8)> = (0..500)
             .map(|flow| {
@@ -160,11 +180,10 @@ fn an_error_reaches_the_backend_of_its_flow_when_the_pool_has_changed() {
             command(&mut rig, &format!("backend drain web 10.0.0.1{host:02}:80"));
         }
         for (flow, to) in &flows {
-            assert_eq!(
-                backend(&rig.play(0, &error_about(*flow))),
-                *to,
-                "{forwarding}: flow {flow}"
-            );
+            let error = error_about(*flow);
+            let sent = rig.play(0, &error);
+            assert_eq!(backend(&sent), *to, "{forwarding}: flow {flow}");
+            assert!(carries(forwarding, &sent[0].1, &error), "{forwarding}");
         }
         // Of a flow that nobody knows: the table's answer.
         assert_eq!(backend(&rig.play(0, &error_about(9999))), BACKENDS);
@@ -189,9 +208,9 @@ fn an_error_keeps_no_flow_alive_and_begins_none() {
 
 #[test]
 fn pieces_go_where_their_flow_goes_when_the_pool_has_changed() {
-    for forwarding in ["nat", "dsr-l2"] {
+    for forwarding in MODES {
         let mut rig = Rig::new(&config(forwarding));
-        for flow in 0..300 {
+        for flow in 0..100 {
             let to = backend(&rig.play(0, &packet_of(flow, Transport::Udp)));
             let change = if flow % 2 == 0 { "drain" } else { "enable" };
             command(
@@ -203,8 +222,9 @@ fn pieces_go_where_their_flow_goes_when_the_pool_has_changed() {
             assert!(rig.play(0, &second).is_empty());
             let sent = rig.play(0, &first);
             assert_eq!(sent.len(), 3);
-            for (_, frame) in sent {
+            for ((_, frame), piece) in sent.iter().zip([&first, &third, &second]) {
                 assert_eq!(frame[5], to, "{forwarding}: flow {flow}");
+                assert!(carries(forwarding, frame, piece), "{forwarding}");
             }
             command(&mut rig, &format!("backend enable dns 10.0.0.1{to:02}:80"));
         }
