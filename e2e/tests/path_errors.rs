@@ -122,7 +122,8 @@ fn datagrams_of_8000_bytes_reach_dsr_l2_backends_in_pieces() -> Result {
     large_datagrams("dsr-l2")
 }
 
-/// A namespace behind the client's, which becomes a router. Its way back has a small MTU, which neither end knows.
+/// A namespace behind the client's, which becomes a router. The way there has a small MTU, of which the backends are not
+/// told: far's SYNs offer large segments.
 fn far(lab: &Lab) -> Result<Namespace> {
     let far = Namespace::new("far")?;
     wire(&lab.client, "eth1", &far, "eth0")?;
@@ -146,8 +147,8 @@ fn far(lab: &Lab) -> Result<Namespace> {
         (
             &far,
             [
-                "route add default via 203.0.113.1",
-                "route add default via 2001:db8:99::1",
+                "route add default via 203.0.113.1 mtu 1300 advmss 1460",
+                "route add default via 2001:db8:99::1 mtu 1300 advmss 1440",
             ],
         ),
     ] {
@@ -181,7 +182,6 @@ fn path_mtu(forwarding: &str) -> Result {
         let to: IpAddr = vip.parse()?;
         for seed in 0..4 {
             let stream = sockets::connect(&far, SocketAddr::new(to, PORT))?;
-            // What far sends must fit the router's small interface, which takes nothing larger in.
             let started = Instant::now();
             tcp_round_trip(&stream, 400_000, seed)?;
             ensure!(
