@@ -1,6 +1,6 @@
 //! What makes a pool valid, whoever made it: a file, a command, or bytes in shared memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -142,23 +142,32 @@ impl Pool {
         Ok(())
     }
 
-    /// An echo request has no port, so all services of its address answer for it together.
+    /// An echo request has no port, so all services that have its address answer for it together,
+    /// those of a prefix included.
     fn check_ping(&self) -> Result<(), Problem> {
         let mut policies: HashMap<Vip, &Service> = HashMap::new();
+        for service in &self.services {
+            policies.entry(service.vip).or_insert(service);
+        }
+        let lengths: BTreeSet<u8> = policies.keys().map(Vip::prefix).collect();
         for (index, service) in self.services.iter().enumerate() {
-            let first = *policies.entry(service.vip).or_insert(service);
-            if first.ping != service.ping {
-                return Err(Problem {
-                    service: Some(index),
-                    backend: None,
-                    field: "ping",
-                    message: format!(
-                        "found ping = \"{}\" in \"{}\", and \"{}\" in \"{}\", which has the same \
-                         address {}; accepted: the same in all services of an address",
-                        service.ping, service.name, first.ping, first.name, service.vip
-                    ),
-                });
-            }
+            let covering = lengths
+                .iter()
+                .filter_map(|length| service.vip.within(*length));
+            let mut others = covering.filter_map(|vip| policies.get(&vip));
+            let Some(other) = others.find(|other| other.ping != service.ping) else {
+                continue;
+            };
+            return Err(Problem {
+                service: Some(index),
+                backend: None,
+                field: "ping",
+                message: format!(
+                    "found ping = \"{}\" in \"{}\", and \"{}\" in \"{}\", which has the same address \
+                     {}; accepted: the same in all services of an address",
+                    service.ping, service.name, other.ping, other.name, service.vip
+                ),
+            });
         }
         Ok(())
     }

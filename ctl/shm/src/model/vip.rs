@@ -53,6 +53,15 @@ impl Vip {
         self.prefix
     }
 
+    /// The prefix of `length` bits that covers it, itself included; `None` where it is wider.
+    #[must_use]
+    pub fn within(&self, length: u8) -> Option<Self> {
+        (length <= self.prefix).then(|| Self {
+            address: masked(self.address, length),
+            prefix: length,
+        })
+    }
+
     /// Whether it is more than one address.
     #[must_use]
     pub const fn is_prefix(&self) -> bool {
@@ -338,6 +347,24 @@ mod tests {
             let other = IpAddr::V4(Ipv4Addr::from_bits(other));
             prop_assert!(vip.covers(address) && vip.covers(vip.last()));
             prop_assert_eq!(vip.covers(other), vip.address() <= other && other <= vip.last());
+        }
+    }
+
+    #[test]
+    fn a_prefix_covers_what_lies_within_it() {
+        let vip = |text: &str| text.parse::<Vip>().unwrap();
+        for (inner, length, outer) in [
+            ("198.51.100.10", 24, Some("198.51.100.0/24")),
+            ("198.51.100.10", 32, Some("198.51.100.10")),
+            ("198.51.100.0/28", 0, Some("0.0.0.0/0")),
+            ("198.51.100.0/28", 29, None),
+            ("2001:db8::10", 64, Some("2001:db8::/64")),
+        ] {
+            assert_eq!(
+                vip(inner).within(length),
+                outer.map(vip),
+                "{inner} {length}"
+            );
         }
     }
 }
