@@ -32,13 +32,13 @@ impl Endpoint {
         Self::new(version, address, 0, 0)
     }
 
-    #[inline]
-    const fn hash(self) -> usize {
+    /// A multiplicative hash (Knuth, "The Art of Computer Programming", volume 3, section 6.4): the
+    /// product's upper bits are the best, so the caller takes those.
+    #[inline(always)]
+    const fn hash(self) -> u64 {
         let Addr([low, high]) = self.address;
-        let mixed = (low ^ (self.rest as u64) << 32)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .wrapping_add(high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f));
-        (mixed ^ (mixed >> 32)) as usize
+        let word = low ^ high.rotate_left(23) ^ (self.rest as u64) << 32;
+        word.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
 
@@ -62,6 +62,8 @@ const EMPTY: Place = Place {
 #[derive(Debug, Clone)]
 pub struct Endpoints {
     places: Box<[Place]>,
+    /// 64 less the bits of a place's number.
+    shift: u32,
 }
 
 impl Endpoints {
@@ -69,9 +71,10 @@ impl Endpoints {
     #[must_use]
     pub fn new(pairs: &[(Endpoint, u32)]) -> Self {
         let size = (pairs.len() * 2).next_power_of_two().max(2);
+        let shift = 64 - size.ilog2();
         let mut places = vec![EMPTY; size].into_boxed_slice();
         for (endpoint, value) in pairs {
-            let mut at = endpoint.hash();
+            let mut at = (endpoint.hash() >> shift) as usize;
             loop {
                 let place = &mut places[at & (size - 1)];
                 if place.endpoint.rest == 0 {
@@ -87,15 +90,15 @@ impl Endpoints {
                 at = at.wrapping_add(1);
             }
         }
-        Self { places }
+        Self { places, shift }
     }
 
     /// Hot: what `endpoint` maps to. Ends at the first empty place, and half of all are.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn get(&self, endpoint: Endpoint) -> Option<u32> {
         let mask = self.places.len() - 1;
-        let mut at = endpoint.hash();
+        let mut at = (endpoint.hash() >> self.shift) as usize;
         loop {
             let place = self.places.get(at & mask)?;
             if place.endpoint == endpoint {

@@ -197,28 +197,46 @@ pub struct Services {
 }
 
 impl Services {
-    /// Hot: whose packet it is. Exact ports win over `port = "any"`; VIPs win over answers.
+    /// Hot: the service whose VIP, port and protocol the packet goes to exactly: one look-up, which
+    /// answers for nearly every packet.
     #[inline(always)]
     #[must_use]
-    pub fn owner(&self, packet: &Packet) -> Owner {
-        let Packet {
-            version, protocol, ..
-        } = *packet;
-        let to = |port| Endpoint::new(version, packet.destination, port, protocol);
-        if let Some(service) = self.lookup(&self.vips, to, packet.destination_port()) {
-            return Owner::Forward(service);
-        }
-        self.owner_of_other(packet)
+    pub fn exact(&self, packet: &Packet) -> Option<u32> {
+        self.vips.get(Endpoint::new(
+            packet.version,
+            packet.destination,
+            packet.destination_port(),
+            packet.protocol,
+        ))
     }
 
-    /// Whose packet it is that goes to no VIP.
+    /// Whose packet it is. Exact ports win over `port = "any"`; VIPs win over answers.
     #[inline]
-    fn owner_of_other(&self, packet: &Packet) -> Owner {
+    #[must_use]
+    pub fn owner(&self, packet: &Packet) -> Owner {
+        match self.exact(packet) {
+            Some(service) => Owner::Forward(service),
+            None => self.owner_of_other(packet),
+        }
+    }
+
+    /// Whose packet it is that goes to no VIP exactly.
+    #[inline(never)]
+    #[must_use]
+    pub fn owner_of_other(&self, packet: &Packet) -> Owner {
         let Packet {
             version, protocol, ..
         } = *packet;
+        if self.any_port {
+            let any = Endpoint::new(version, packet.destination, 0, protocol);
+            if let Some(service) = self.vips.get(any) {
+                return Owner::Forward(service);
+            }
+        }
         let from = |port| Endpoint::new(version, packet.source, port, protocol);
-        if let Some(backend) = self.lookup(&self.returns, from, packet.source_port()) {
+        let exact = self.returns.get(from(packet.source_port()));
+        let any = || self.any_port.then(|| self.returns.get(from(0))).flatten();
+        if let Some(backend) = exact.or_else(any) {
             return Owner::Return(backend);
         }
         if self.local.has_address(version, packet.destination) {
@@ -228,14 +246,8 @@ impl Services {
         }
     }
 
-    #[inline(always)]
-    fn lookup(&self, map: &Endpoints, key: impl Fn(u16) -> Endpoint, port: u16) -> Option<u32> {
-        map.get(key(port))
-            .or_else(|| if self.any_port { map.get(key(0)) } else { None })
-    }
-
     /// Hot: the service with this number.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn get(&self, number: u32) -> Option<&Service> {
         self.services.get(number as usize)

@@ -8,6 +8,10 @@
 //! after it (tailroom, for padding). Growing beyond the room is refused, never reallocated: an mbuf
 //! cannot grow, so the heap buffer must not either.
 
+// Access to a heap buffer's bytes costs no more than access to an mbuf's: both check lengths when
+// they change, not when they are looked at.
+#![allow(unsafe_code)]
+
 /// The room that a buffer was asked for is not there; the buffer is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{wanted} bytes wanted, {available} available")]
@@ -78,9 +82,13 @@ pub trait BufferSource {
 /// Headroom of a heap buffer; DPDK's default (`RTE_PKTMBUF_HEADROOM`).
 pub const HEADROOM: usize = 128;
 
-/// A frame on the heap with an mbuf's rules: fixed memory, headroom before, tailroom after.
+/// A frame on the heap with an mbuf's rules: fixed memory, headroom before, tailroom after. Like an
+/// mbuf it is one pointer, so that it moves as cheaply.
 #[derive(Debug)]
-pub struct HeapBuffer {
+pub struct HeapBuffer(Box<HeapFrame>);
+
+#[derive(Debug)]
+struct HeapFrame {
     memory: Box<[u8]>,
     start: usize,
     len: usize,
@@ -92,11 +100,11 @@ impl HeapBuffer {
     pub fn with_room(frame: &[u8], headroom: usize, tailroom: usize) -> Self {
         let mut memory = vec![0; headroom + frame.len() + tailroom].into_boxed_slice();
         memory[headroom..headroom + frame.len()].copy_from_slice(frame);
-        Self {
+        Self(Box::new(HeapFrame {
             memory,
             start: headroom,
             len: frame.len(),
-        }
+        }))
     }
 
     /// A buffer that holds a copy of `frame`, with [`HEADROOM`] on both sides.
@@ -109,47 +117,61 @@ impl HeapBuffer {
 impl Buffer for HeapBuffer {
     #[inline]
     fn data(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.len]
+        // SAFETY: `start + len` never exceeds the memory: `with_room` sets them so, every change below
+        // checks the room it takes, and the fields are private.
+        unsafe {
+            let HeapFrame { memory, start, len } = &*self.0;
+            memory.get_unchecked(*start..*start + *len)
+        }
     }
 
     #[inline]
     fn data_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.len]
+        // SAFETY: as in `data`.
+        unsafe {
+            let HeapFrame { memory, start, len } = &mut *self.0;
+            memory.get_unchecked_mut(*start..*start + *len)
+        }
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.0.len
     }
 
     #[inline]
     fn headroom(&self) -> usize {
-        self.start
+        self.0.start
     }
 
     #[inline]
     fn tailroom(&self) -> usize {
-        self.memory.len() - self.start - self.len
+        self.0.memory.len() - self.0.start - self.0.len
     }
 
     fn prepend(&mut self, len: usize) -> Result<(), NoRoom> {
         check(len, self.headroom())?;
-        self.start -= len;
-        self.len += len;
+        self.0.start -= len;
+        self.0.len += len;
         Ok(())
     }
 
     fn trim_front(&mut self, len: usize) -> Result<(), NoRoom> {
-        check(len, self.len)?;
-        self.start += len;
-        self.len -= len;
+        check(len, self.0.len)?;
+        self.0.start += len;
+        self.0.len -= len;
         Ok(())
     }
 
     fn append(&mut self, len: usize) -> Result<(), NoRoom> {
         check(len, self.tailroom())?;
-        self.len += len;
+        self.0.len += len;
         Ok(())
     }
 
     fn trim_back(&mut self, len: usize) -> Result<(), NoRoom> {
-        check(len, self.len)?;
-        self.len -= len;
+        check(len, self.0.len)?;
+        self.0.len -= len;
         Ok(())
     }
 }

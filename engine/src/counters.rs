@@ -76,6 +76,25 @@ impl CounterWriter {
         );
     }
 
+    /// Hot: adds one to counter `index` and `n` to the one behind it, as [`CounterWriter::add`] does:
+    /// packets and their bytes.
+    #[inline(always)]
+    pub fn add_packet(&self, index: usize, n: u64) {
+        if index >= self.count {
+            return self.add(self.count, n);
+        }
+        // SAFETY: the block has `count + 1` cells or more, and the index is less than `count`.
+        let [packets, bytes] = unsafe { self.cells.add(index).cast::<[AtomicU64; 2]>().as_ref() };
+        packets.store(
+            packets.load(Ordering::Relaxed).wrapping_add(1),
+            Ordering::Relaxed,
+        );
+        bytes.store(
+            bytes.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
+    }
+
     /// Sets counter `index` to `value`: for a gauge.
     #[inline]
     pub fn set(&self, index: usize, value: u64) {
@@ -158,6 +177,17 @@ mod tests {
         let mut into = [9; 4];
         assert_eq!(reader.copy_into(17..30, &mut into), 3);
         assert_eq!(into, [0, 0, 11, 9]);
+    }
+
+    #[test]
+    fn a_packet_and_its_bytes_lie_side_by_side() {
+        let (writer, reader) = counters(4).unwrap();
+        writer.add_packet(1, 60);
+        writer.add_packet(1, 40);
+        writer.add_packet(4, 7);
+        assert_eq!((reader.get(1), reader.get(2)), (2, 100));
+        assert_eq!((reader.get(0), reader.get(3)), (0, 0));
+        assert_eq!(reader.out_of_range(), 7);
     }
 
     #[test]

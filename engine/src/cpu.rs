@@ -1,9 +1,10 @@
 //! Wider instructions where the CPU has them, chosen at run time, so that one binary runs anywhere.
 //!
-//! A closure given to [`Features::run`] is compiled twice: once for the baseline that the binary was
+//! What is given to [`Features::run`] is compiled twice: once for the baseline that the binary was
 //! built for, once with AVX2, BMI and POPCNT (the x86-64-v3 set, without the floating-point part).
-//! Which copy runs is one predicted branch a call, so call it around a whole burst. The closure and
-//! what it calls must be inlined into it to profit: mark them `#[inline(always)]`.
+//! Which copy runs is one predicted branch a call, so call it around a whole burst. Only what is
+//! inlined profits: mark [`Work::run`] and what it calls `#[inline(always)]`. (That is why this is
+//! a trait: a closure cannot be marked.)
 
 // Calling a function that was compiled for more than the baseline.
 #![allow(unsafe_code)]
@@ -42,41 +43,55 @@ impl Features {
         if self.wide { "x86-64-v3" } else { "baseline" }
     }
 
-    /// Hot: runs `work`, compiled for what the CPU can do.
+    /// Hot: does `work`, compiled for what the CPU can do.
     #[inline(always)]
-    pub fn run<T>(self, work: impl FnOnce() -> T) -> T {
+    pub fn run<W: Work>(self, work: W) -> W::Output {
         #[cfg(target_arch = "x86_64")]
         if self.wide {
             // SAFETY: `wide` is set only where `detect` found all of these features.
             return unsafe { wide(work) };
         }
-        work()
+        work.run()
     }
+}
+
+/// Something that is worth compiling for wider instructions.
+pub trait Work {
+    /// What it gives.
+    type Output;
+
+    /// Hot: does it. To be marked `#[inline(always)]`.
+    fn run(self) -> Self::Output;
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
 #[inline]
-fn wide<T>(work: impl FnOnce() -> T) -> T {
-    work()
+fn wide<W: Work>(work: W) -> W::Output {
+    work.run()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    struct Sum<'a>(&'a [u64]);
+
+    impl Work for Sum<'_> {
+        type Output = u64;
+
+        #[inline(always)]
+        fn run(self) -> u64 {
+            self.0.iter().fold(0, |sum, word| sum.rotate_left(7) ^ word)
+        }
+    }
+
     #[test]
     fn both_copies_give_the_same() {
-        let sum = |features: Features| {
-            let words: Vec<u64> = (0..1000u64)
-                .map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-                .collect();
-            features.run(|| {
-                words
-                    .iter()
-                    .fold(0u64, |sum, word| sum.rotate_left(7) ^ word)
-            })
-        };
+        let words: Vec<u64> = (0..1000u64)
+            .map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+            .collect();
+        let sum = |features: Features| features.run(Sum(&words));
         assert_eq!(sum(Features::detect()), sum(Features::baseline()));
     }
 }

@@ -40,6 +40,13 @@ impl Sink<HeapBuffer> for Back {
             self.lost += 1;
         }
     }
+    fn send_burst(&mut self, port: u16, burst: &mut ArrayVec<HeapBuffer, BURST>) {
+        if self.frames.is_empty() {
+            std::mem::swap(&mut self.frames, burst);
+        } else {
+            burst.drain(..).for_each(|frame| self.send(port, frame));
+        }
+    }
     fn punt(&mut self, _: u16, _: HeapBuffer) {
         self.lost += 1;
     }

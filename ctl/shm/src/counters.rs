@@ -178,6 +178,8 @@ drop_reasons! {
 }
 
 const _: () = assert!(DropReason::ALL.len() <= DROPS_LEN);
+// Packets and bytes are counted together.
+const _: () = assert!(BYTES == PACKETS + 1 && RETURN_BYTES == RETURN_PACKETS + 1);
 const _: () = assert!(WORKER_COUNTERS.len() <= HEADER_LEN);
 const _: () = assert!(SERVICES.is_multiple_of(8) && BACKENDS.is_multiple_of(8));
 

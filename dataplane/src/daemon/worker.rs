@@ -4,6 +4,7 @@
 //! for anybody: what a device or the control core cannot take is counted and freed.
 
 use arrayvec::ArrayVec;
+use weir_engine::buffer::Buffer;
 use weir_engine::clock::Clock;
 use weir_engine::counters::CounterWriter;
 use weir_engine::idle::Idle;
@@ -127,7 +128,7 @@ impl Sink<Mbuf> for Leaving {
         let Some(out) = self.ports.get_mut(index) else {
             return;
         };
-        self.sent_bytes += weir_engine::buffer::Buffer::len(&frame) as u64;
+        self.sent_bytes += Buffer::len(&frame) as u64;
         if let Err(full) = out.frames.try_push(frame) {
             self.flush(index);
             if let Some(out) = self.ports.get_mut(index) {
@@ -135,6 +136,22 @@ impl Sink<Mbuf> for Leaving {
                 let _ = out.frames.try_push(full.element());
             }
         }
+    }
+
+    #[inline]
+    fn send_burst(&mut self, port: u16, burst: &mut ArrayVec<Mbuf, BURST>) {
+        let index = usize::from(port);
+        let has_room = |out: &Out| out.frames.remaining_capacity() >= BURST;
+        if !self.ports.get(index).is_some_and(has_room) {
+            self.flush(index);
+        }
+        let Some(out) = self.ports.get_mut(index) else {
+            return burst.clear();
+        };
+        let bytes: usize = burst.iter().map(Buffer::len).sum();
+        self.sent_bytes += bytes as u64;
+        // Empty after a flush, and larger than a burst.
+        out.frames.extend(burst.drain(..));
     }
 
     fn punt(&mut self, port: u16, frame: Mbuf) {
@@ -300,7 +317,7 @@ impl Worker {
                 continue;
             };
             let mut frame: ArrayVec<Mbuf, 1> = ArrayVec::new();
-            let bytes = weir_engine::buffer::Buffer::len(&outgoing.frame) as u64;
+            let bytes = Buffer::len(&outgoing.frame) as u64;
             let _ = frame.try_push(outgoing.frame);
             let sent = out.tx.send(&mut frame) as u64;
             let counters = self.pipeline.counters();

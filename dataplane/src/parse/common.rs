@@ -79,12 +79,9 @@ fn parse_ipv4(frame: &[u8], head: &[u8; V4_LEAST], packet: &mut Packet) -> bool 
 /// Whether 20 header bytes, given as words, sum to all ones (RFC 1071).
 #[inline(always)]
 fn intact((first, second, third): (u64, u64, u32)) -> bool {
-    let sum = (first & 0xffff_ffff)
-        + (first >> 32)
-        + (second & 0xffff_ffff)
-        + (second >> 32)
-        + u64::from(third);
-    checksum::fold(sum) == 0xffff
+    let (sum, carry) = first.overflowing_add(second);
+    let (sum, carry) = sum.overflowing_add(u64::from(third) + u64::from(carry));
+    checksum::is_all_ones(sum, carry)
 }
 
 #[inline(always)]

@@ -3,6 +3,7 @@
 use weir_shm::counters::DropReason;
 
 use super::BURST;
+use super::rewrite::Outcome;
 use crate::flow::FlowHash;
 use crate::parse::Packet;
 
@@ -18,8 +19,20 @@ pub struct Lane {
     pub service: u32,
     /// The number of its backend, where that is chosen, or where it comes from one.
     pub backend: u32,
+    /// The port that it leaves by, where it is sent.
+    pub port: u16,
     /// What becomes of it.
     pub verdict: Verdict,
+    /// What has become of it, where that is rare.
+    pub outcome: Option<Outcome>,
+}
+
+impl Lane {
+    /// Whether the frame is sent, and by this port.
+    #[inline(always)]
+    pub fn is_sent_by(&self, port: u16) -> bool {
+        (self.verdict == Verdict::Sent) & (self.port == port)
+    }
 }
 
 /// What becomes of a frame, as far as is known.
@@ -38,6 +51,10 @@ pub enum Verdict {
     Piece,
     /// Of a TCP connection that is to be reset.
     Reset,
+    /// Rewritten, to be sent.
+    Sent,
+    /// Done with: its outcome says how.
+    Done,
     /// For the control core.
     Punt,
     /// Refused.

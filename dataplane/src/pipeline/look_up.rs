@@ -13,27 +13,32 @@ use crate::service::{Owner, Services};
 #[inline(always)]
 pub fn all(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lanes: &mut [Lane]) {
     for lane in lanes {
-        match lane.verdict {
-            Verdict::Forward => one(services, hasher, conntrack, lane),
-            Verdict::Steered
-            | Verdict::Return
-            | Verdict::Reset
-            | Verdict::Icmp
-            | Verdict::Piece
-            | Verdict::Punt
-            | Verdict::Drop(_) => {}
+        if lane.verdict == Verdict::Forward
+            && let Some(service) = services.exact(&lane.packet)
+        {
+            known(service, hasher, conntrack, lane);
+        } else {
+            other(services, hasher, conntrack, lane);
         }
     }
 }
 
+/// A packet whose service is known.
 #[inline(always)]
-fn one(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lane: &mut Lane) {
-    match services.owner(&lane.packet) {
-        Owner::Forward(service) => {
-            lane.service = service;
-            lane.hash = hasher.packet(&lane.packet);
-            conntrack.prefetch(lane.hash);
-        }
+fn known(service: u32, hasher: &FlowHasher, conntrack: &Conntrack, lane: &mut Lane) {
+    lane.service = service;
+    lane.hash = hasher.packet(&lane.packet);
+    conntrack.prefetch(lane.hash);
+}
+
+/// What goes to no VIP's exact port.
+#[inline(never)]
+fn other(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lane: &mut Lane) {
+    if lane.verdict != Verdict::Forward {
+        return;
+    }
+    match services.owner_of_other(&lane.packet) {
+        Owner::Forward(service) => known(service, hasher, conntrack, lane),
         Owner::Return(backend) => {
             lane.backend = backend;
             lane.verdict = Verdict::Return;

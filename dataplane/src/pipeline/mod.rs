@@ -7,7 +7,8 @@
 //! 1. [`read`]: parse each frame into a descriptor.
 //! 2. [`look_up`]: VIP, flow hash; ask for the conntrack line.
 //! 3. [`steer`]: conntrack, or on a miss the service's table; for [`quic`], the connection ID first.
-//! 4. [`rewrite`]: the mode's change, then the Ethernet header, then to the sink.
+//! 4. [`rewrite`]: the mode's change, then the Ethernet header.
+//! 5. [`part`]: to the sink, or aside.
 //!
 //! Everything here is hot: no allocation, lock, log, system call or panic on input. What a packet
 //! needs beyond that (ARP, ICMP, a next hop that is not resolved) goes to the control core through
@@ -16,6 +17,7 @@
 mod aside;
 mod lane;
 mod look_up;
+mod part;
 mod quic;
 mod read;
 mod rewrite;
@@ -24,7 +26,7 @@ mod steer;
 use arrayvec::ArrayVec;
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
-use weir_engine::cpu::Features;
+use weir_engine::cpu::{Features, Work};
 use weir_shm::counters::{self, DropReason};
 
 use crate::adjacency::{Adjacency, Neighbour};
@@ -34,7 +36,7 @@ use crate::parse::{Accepts, Filter};
 use crate::service::Services;
 use aside::Aside;
 use lane::Lanes;
-use rewrite::Asides;
+use part::Asides;
 
 /// Frames of one burst.
 pub const BURST: usize = 32;
@@ -52,6 +54,13 @@ pub struct Snapshot {
 pub trait Sink<B> {
     /// To be sent by this port.
     fn send(&mut self, port: u16, frame: B);
+    /// To be sent by this port, all of them. The burst is empty afterwards.
+    #[inline]
+    fn send_burst(&mut self, port: u16, burst: &mut ArrayVec<B, BURST>) {
+        for frame in burst.drain(..) {
+            self.send(port, frame);
+        }
+    }
     /// For the control core: it came in by this port and is not balanced.
     fn punt(&mut self, port: u16, frame: B);
     /// Rewritten for this neighbour, whose MAC is not known yet: for the control core to keep.
@@ -157,17 +166,19 @@ impl<B: Buffer> Pipeline<B> {
             lanes,
             ..
         } = self;
-        let services = &*snapshot.services;
         let mut asides = Asides::new();
-        self.features.run(|| {
-            read::all(filter, burst, lanes);
-            let lanes = &mut lanes[..burst.len()];
-            look_up::all(services, hasher, conntrack, lanes);
-            if services.has_quic {
-                quic::all(services, now, conntrack, counters, burst, lanes);
-            }
-            steer::all(services, now, conntrack, counters, lanes);
-            rewrite::all(snapshot, port, counters, burst, lanes, &mut asides, sink);
+        self.features.run(Stages {
+            snapshot,
+            now,
+            port,
+            filter,
+            hasher,
+            conntrack,
+            counters,
+            lanes,
+            burst,
+            asides: &mut asides,
+            sink,
         });
         if !asides.is_empty() {
             self.handle_asides(snapshot, now, port, asides, sink);
@@ -226,5 +237,48 @@ impl<B: Buffer> Pipeline<B> {
         let counter = counters::drop_index(DropReason::FragmentTimeout);
         self.counters.add(counter, 1);
         sink.free(frame);
+    }
+}
+
+/// One burst and all that the stages need for it.
+struct Stages<'a, B, S> {
+    snapshot: &'a Snapshot,
+    now: Tick,
+    port: u16,
+    filter: &'a Filter,
+    hasher: &'a FlowHasher,
+    conntrack: &'a mut Conntrack,
+    counters: &'a CounterWriter,
+    lanes: &'a mut Lanes,
+    burst: &'a mut ArrayVec<B, BURST>,
+    asides: &'a mut Asides<B>,
+    sink: &'a mut S,
+}
+
+impl<B: Buffer, S: Sink<B>> Work for Stages<'_, B, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self {
+            snapshot,
+            now,
+            port,
+            conntrack,
+            counters,
+            burst,
+            sink,
+            ..
+        } = self;
+        let services = &*snapshot.services;
+        read::all(self.filter, burst, self.lanes);
+        let lanes = &mut self.lanes[..burst.len()];
+        look_up::all(services, self.hasher, conntrack, lanes);
+        if services.has_quic {
+            quic::all(services, now, conntrack, counters, burst, lanes);
+        }
+        steer::all(services, now, conntrack, counters, lanes);
+        rewrite::all(snapshot, port, counters, burst, lanes);
+        part::all(port, counters, burst, lanes, self.asides, sink);
     }
 }

@@ -1,6 +1,5 @@
-//! Stage 4: the mode's change, the Ethernet header, and out.
+//! Stage 4: the mode's change and the Ethernet header.
 
-use arrayvec::ArrayVec;
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
 use weir_engine::wire::ethernet::MacAddr;
@@ -9,14 +8,14 @@ use weir_shm::counters::{self, DropReason};
 
 use super::aside::Why;
 use super::lane::{Lane, Verdict};
-use super::{BURST, Sink, Snapshot};
+use super::{Sink, Snapshot};
 use crate::adjacency::{Adjacency, Neighbour, NextHop};
 use crate::forward::{Steered, link, mss};
 use crate::parse::Packet;
 use crate::service::{Backend, Services};
 
 /// What becomes of a frame.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Send(u16),
     /// It has become weir's own answer.
@@ -27,48 +26,59 @@ pub(super) enum Outcome {
     Aside(Why),
 }
 
-/// Frames of a burst that are set aside, each with its descriptor and the reason.
-pub(super) type Asides<B> = ArrayVec<(B, Packet, Why), BURST>;
-
-/// Hot: rewrites each frame of a burst that came in by `port` and hands it to the sink.
+/// Hot: rewrites the frames of a burst that came in by `port`. Afterwards every lane says what
+/// becomes of its frame.
 #[inline(always)]
-pub fn all<B: Buffer, S: Sink<B>>(
+pub fn all<B: Buffer>(
     snapshot: &Snapshot,
     port: u16,
     counters: &CounterWriter,
-    burst: &mut ArrayVec<B, BURST>,
-    lanes: &[Lane],
-    asides: &mut Asides<B>,
-    sink: &mut S,
+    burst: &mut [B],
+    lanes: &mut [Lane],
 ) {
     let mut tally = Tally::new(&snapshot.services, counters);
-    for (mut frame, lane) in burst.drain(..).zip(lanes) {
-        let outcome = match lane.verdict {
-            Verdict::Forward | Verdict::Steered => {
-                forward(snapshot, port, &mut tally, &mut frame, lane)
-            }
-            Verdict::Return => give_back(snapshot, port, &mut tally, &mut frame, lane),
-            Verdict::Punt => Outcome::Punt,
-            Verdict::Drop(reason) => Outcome::Drop(reason),
-            Verdict::Icmp => Outcome::Aside(Why::Icmp),
-            Verdict::Piece => Outcome::Aside(Why::Piece),
-            Verdict::Reset => Outcome::Aside(Why::Reset),
+    for (frame, lane) in burst.iter_mut().zip(lanes) {
+        let outcome = if lane.verdict == Verdict::Forward {
+            forward(snapshot, port, &mut tally, frame, lane)
+        } else {
+            other(snapshot, port, &mut tally, frame, lane)
         };
-        match outcome {
-            Outcome::Send(port) => sink.send(port, frame),
-            Outcome::Aside(why) => set_aside(asides, frame, lane, why),
-            Outcome::Drop(DropReason::IpTtl) => set_aside(asides, frame, lane, Why::Expired),
-            other => finish(other, port, counters, frame, sink),
+        if let Outcome::Send(port) = outcome {
+            lane.port = port;
+            lane.verdict = Verdict::Sent;
+        } else {
+            done(lane, outcome);
         }
     }
     tally.flush();
 }
 
 #[cold]
+fn done(lane: &mut Lane, outcome: Outcome) {
+    lane.verdict = Verdict::Done;
+    lane.outcome = Some(outcome);
+}
+
+/// What is not a client's packet that the common stage has steered.
 #[inline(never)]
-fn set_aside<B>(asides: &mut Asides<B>, frame: B, lane: &Lane, why: Why) {
-    // Never full: a burst has no more frames than this has room.
-    let _ = asides.try_push((frame, lane.packet, why));
+fn other<B: Buffer>(
+    snapshot: &Snapshot,
+    port: u16,
+    tally: &mut Tally<'_>,
+    frame: &mut B,
+    lane: &Lane,
+) -> Outcome {
+    match lane.verdict {
+        Verdict::Forward | Verdict::Steered => forward(snapshot, port, tally, frame, lane),
+        Verdict::Return => give_back(snapshot, port, tally, frame, lane),
+        Verdict::Punt => Outcome::Punt,
+        Verdict::Drop(reason) => Outcome::Drop(reason),
+        Verdict::Icmp => Outcome::Aside(Why::Icmp),
+        Verdict::Piece => Outcome::Aside(Why::Piece),
+        Verdict::Reset => Outcome::Aside(Why::Reset),
+        // No earlier stage is done with a frame.
+        Verdict::Sent | Verdict::Done => Outcome::Drop(DropReason::NoBackend),
+    }
 }
 
 /// What is not simply sent.
@@ -132,10 +142,8 @@ fn forward<B: Buffer>(
     }
     let outcome = leave(&snapshot.adjacency, port, frame, &lane.packet, backend.hop);
     if !matches!(outcome, Outcome::Drop(_)) {
-        let counters = tally.counters;
         let first = backend.counters as usize;
-        counters.add(first + counters::PACKETS, 1);
-        counters.add(first + counters::BYTES, bytes);
+        tally.counters.add_packet(first + counters::PACKETS, bytes);
         tally.add(lane.service, Way::Forward, bytes);
     }
     outcome
@@ -295,7 +303,7 @@ impl<'a> Tally<'a> {
         self.bytes += bytes;
     }
 
-    #[inline]
+    #[inline(never)]
     fn flush(&mut self) {
         let (service, way) = self.of;
         if let Some(service) = self.services.get(service)

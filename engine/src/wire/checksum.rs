@@ -17,6 +17,21 @@ pub const fn fold(sum: u64) -> u16 {
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
+/// Whether a sum of 16-bit words, `carry` of it above 64 bits, folds to all ones, as an intact
+/// header's does. One's complement sums are remainders modulo 65,535, so that is to ask whether the
+/// sum is divisible by it; and a division by an odd number without remainder is a multiplication
+/// (Granlund and Montgomery, 1994, section 9). A sum of zero, which no IP header has, is none.
+#[inline(always)]
+#[must_use]
+pub const fn is_all_ones(sum: u64, carry: bool) -> bool {
+    // 65,535 times this is 1, modulo 2^64.
+    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+    const _: () = assert!(INVERSE.wrapping_mul(0xffff) == 1);
+    // 2^64 is 1 modulo 65,535, and a sum that carried is too small to carry again.
+    let sum = sum.wrapping_add(carry as u64);
+    sum.wrapping_mul(INVERSE) <= u64::MAX / 0xffff && sum != 0
+}
+
 /// The one's complement sum of `bytes` in native order, unfolded. An odd last byte counts as the
 /// first byte of a word whose second is zero (RFC 1071, section 1).
 #[inline]
@@ -142,12 +157,12 @@ impl Folded {
     #[inline(always)]
     #[must_use]
     pub const fn apply_udp(self, checksum: [u8; 2]) -> [u8; 2] {
-        match checksum {
-            [0, 0] => checksum,
-            _ => match self.apply(checksum) {
-                [0, 0] => [0xff, 0xff],
-                other => other,
-            },
+        if u16::from_ne_bytes(checksum) == 0 {
+            return checksum;
+        }
+        match u16::from_ne_bytes(self.apply(checksum)) {
+            0 => [0xff; 2],
+            other => other.to_ne_bytes(),
         }
     }
 }
@@ -188,6 +203,21 @@ mod tests {
             let folded = Folded::from(delta);
             prop_assert_eq!(folded.apply(checksum), delta.apply(checksum));
             prop_assert_eq!(folded.apply_udp(checksum), delta.apply_udp(checksum));
+        }
+
+        #[test]
+        fn all_ones_are_told_without_folding(mut words: [u32; 5], mend: bool) {
+            if mend {
+                words[4] = 0;
+                let sum: u64 = words.iter().map(|word| u64::from(*word)).sum();
+                words[4] = u32::from(!fold(sum));
+            }
+            let pair = |at: usize| u64::from(words[at]) | u64::from(words[at + 1]) << 32;
+            let (sum, first) = pair(0).overflowing_add(pair(2));
+            let (sum, second) = sum.overflowing_add(u64::from(words[4]) + u64::from(first));
+            let folded = fold(words.iter().map(|word| u64::from(*word)).sum());
+            prop_assert_eq!(is_all_ones(sum, second), folded == 0xffff);
+            prop_assert!(!mend || folded == 0xffff);
         }
 
         #[test]
