@@ -247,11 +247,12 @@ fn within(profile: &str, files: &[&str]) -> u64 {
             inside = files.iter().any(|it| file.contains(it));
         } else if line.starts_with("calls=") {
             callee = true;
-        } else if line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c)) {
-            if !std::mem::take(&mut callee) && inside {
-                let cost = line.split_ascii_whitespace().nth(1);
-                sum += cost.and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
-            }
+        } else if line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c))
+            && !std::mem::take(&mut callee)
+            && inside
+        {
+            let cost = line.split_ascii_whitespace().nth(1);
+            sum += cost.and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
         }
     }
     sum

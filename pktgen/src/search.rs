@@ -62,7 +62,7 @@ impl Search {
     }
 
     /// What is to be done now.
-    pub fn next(&mut self) -> Ask {
+    pub fn ask(&mut self) -> Ask {
         if self.phase == Phase::Halve && self.high - self.low <= self.grain() {
             if self.low == 0 || self.sure {
                 return Ask::Done(self.low);
@@ -139,7 +139,7 @@ mod tests {
     ) -> (u64, Vec<(u64, bool, bool)>) {
         let mut trials = Vec::new();
         for _ in 0..500 {
-            match search.next() {
+            match search.ask() {
                 Ask::Done(value) => return (value, trials),
                 Ask::Trial { value, full } => {
                     let passed = passes(value, full);

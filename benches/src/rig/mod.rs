@@ -49,6 +49,7 @@ pub fn capture(path: &Path, flows: u32) -> Result<(), Failure> {
 }
 
 /// The harness's failures are sentences.
+#[allow(clippy::needless_pass_by_value)] // for `map_err`
 pub fn said(failure: weir_e2e::Failure) -> Failure {
     format!("{failure:?}").into()
 }

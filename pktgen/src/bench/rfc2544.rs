@@ -170,7 +170,7 @@ fn search_rate<D: Device>(
     };
     let mut failed: Option<(u64, Limit)> = None;
     loop {
-        let (value, full) = match search.next() {
+        let (value, full) = match search.ask() {
             Ask::Done(rate) => return Ok((rate, failed.map_or(highest, |(_, limit)| limit))),
             Ask::Trial { value, full } => (value, full),
         };
@@ -233,7 +233,7 @@ fn back_to_back<D: Device>(
     for _ in 0..plan.trials {
         let mut search = Search::new(longest, plan.resolution, false);
         let burst = loop {
-            let value = match search.next() {
+            let value = match search.ask() {
                 Ask::Done(value) => break value,
                 Ask::Trial { value, .. } => value,
             };

@@ -264,7 +264,7 @@ fn loss_free<D: Device>(
     let mut search = Search::new(top, plan.resolution, false);
     let (mut limit, mut loss) = (highest, 0.0);
     let rate = loop {
-        let value = match search.next() {
+        let value = match search.ask() {
             Ask::Done(value) => break value,
             Ask::Trial { value, .. } => value,
         };

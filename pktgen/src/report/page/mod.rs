@@ -292,7 +292,7 @@ pub fn escape(text: &str) -> String {
             '\'' => escaped.push_str("&#39;"),
             // XML has no place for other control characters.
             control if control.is_control() && !"\n\t".contains(control) => {
-                escaped.push('\u{fffd}')
+                escaped.push('\u{fffd}');
             }
             other => escaped.push(other),
         }
