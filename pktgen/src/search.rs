@@ -31,7 +31,7 @@ enum Phase {
     },
 }
 
-/// A search under way: [`Search::next`] and [`Search::tell`] in turn.
+/// A search under way: [`Search::ask`] and [`Search::tell`] in turn.
 #[derive(Debug, Clone)]
 pub struct Search {
     resolution: f64,

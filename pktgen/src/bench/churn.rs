@@ -270,7 +270,8 @@ mod tests {
 
     #[test]
     fn commands_are_run_at_their_moments_and_their_ends_are_noted() {
-        let agenda = Agenda::parse("a", "@0.1 -c 'exit 0'\n@0.2 -c 'exit 3'\n", "sh").unwrap();
+        let agenda =
+            Agenda::parse("a", "@0.1 -c 'exit 0'\n@0.2 -c 'exit 3'\n", &["sh".into()]).unwrap();
         let mut recorder = Recorder::new(agenda, at(1_000), at(30_000), ());
         for tick in 0..100 {
             let look = Look {
@@ -299,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_command_that_cannot_be_run_is_an_event_too() {
-        let agenda = Agenda::parse("a", "@0 status\n", "/nowhere/weirctl").unwrap();
+        let agenda = Agenda::parse("a", "@0 status\n", &["/nowhere/weirctl".into()]).unwrap();
         let mut recorder = Recorder::new(agenda, at(100), at(100), ());
         recorder.look(at(0), Look::default());
         let (_, events) = recorder.finish();

@@ -71,10 +71,13 @@ pub(crate) mod simulated {
     use super::*;
     use crate::random::Random;
 
+    /// Packets a second that a device passes of a profile in a case.
+    type Capacity = Box<dyn Fn(&Profile, &Case) -> f64>;
+
     /// A device that passes `capacity(size, flows)` packets a second and queues `queue` more, behind
     /// a generator that sends `generator` a second. With `noise`, a trial in ten loses a packet.
     pub struct Simulated {
-        pub capacity: Box<dyn Fn(&Profile, &Case) -> f64>,
+        pub capacity: Capacity,
         pub queue: f64,
         pub generator: f64,
         pub noise: Option<Random>,

@@ -25,12 +25,12 @@ pub struct Agenda {
 }
 
 impl Agenda {
-    /// Reads a script from `name`, whose commands are arguments of `program`. Empty lines and lines
-    /// that start with `#` say nothing.
+    /// Reads a script from `name`, whose commands are arguments of `program` (a program, and words
+    /// that come before those of the script). Empty lines and lines that start with `#` say nothing.
     ///
     /// # Errors
     /// With the line, what was found and what is accepted.
-    pub fn parse(name: &str, text: &str, program: &str) -> Result<Self, BadScript> {
+    pub fn parse(name: &str, text: &str, program: &[String]) -> Result<Self, BadScript> {
         let mut timed = Vec::new();
         for (number, line) in (1..).zip(text.lines().map(str::trim)) {
             if line.is_empty() || line.starts_with('#') {
@@ -79,7 +79,7 @@ impl Agenda {
     }
 }
 
-fn entry(line: &str, program: &str) -> Result<(Duration, Task), String> {
+fn entry(line: &str, program: &[String]) -> Result<(Duration, Task), String> {
     let expected = || {
         format!(
             "\"{line}\" found; \"@SECONDS COMMAND\" is accepted, as \"@1.5 backend drain web 10.0.0.11:8080\""
@@ -97,7 +97,7 @@ fn entry(line: &str, program: &str) -> Result<(Duration, Task), String> {
     let arguments = shlex::split(command)
         .filter(|words| !words.is_empty())
         .ok_or_else(|| format!("\"{command}\" found; words are accepted, quoted as in a shell"))?;
-    let words = [program.to_owned()].into_iter().chain(arguments).collect();
+    let words = program.iter().cloned().chain(arguments).collect();
     let task = Task {
         words,
         text: command.into(),
@@ -112,18 +112,32 @@ mod tests {
 
     const SCRIPT: &str = "# two changes\n@2.5 backend remove web 10.0.0.12:80\n\n@1 backend weight web '10.0.0.11:80' 4\n";
 
+    fn parse(text: &str) -> Result<Agenda, BadScript> {
+        let program = ["weirctl", "--instance", "lb1"].map(String::from);
+        Agenda::parse("a", text, &program)
+    }
+
     fn at(seconds: f64) -> Duration {
         Duration::from_secs_f64(seconds)
     }
 
     #[test]
     fn commands_come_when_they_are_due_in_the_order_of_their_moments() {
-        let mut agenda = Agenda::parse("a", SCRIPT, "weirctl").unwrap();
+        let mut agenda = parse(SCRIPT).unwrap();
         assert_eq!(agenda.due(at(0.9)), None);
         let first = agenda.due(at(1.0)).unwrap();
         assert_eq!(
             first.words,
-            ["weirctl", "backend", "weight", "web", "10.0.0.11:80", "4"]
+            [
+                "weirctl",
+                "--instance",
+                "lb1",
+                "backend",
+                "weight",
+                "web",
+                "10.0.0.11:80",
+                "4"
+            ]
         );
         assert_eq!(agenda.due(at(1.1)), None);
         assert_eq!(agenda.left(), 1);
@@ -154,7 +168,7 @@ mod tests {
             ("@-1 status", "0 to 1000000000 seconds"),
             ("@1 backend add 'web", "quoted as in a shell"),
         ] {
-            let message = Agenda::parse("a", line, "weirctl").unwrap_err().to_string();
+            let message = parse(line).unwrap_err().to_string();
             assert!(message.contains(words), "{message}");
         }
     }

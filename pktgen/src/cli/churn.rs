@@ -170,7 +170,14 @@ impl ChurnArgs {
             let name = path.display().to_string();
             let text = std::fs::read_to_string(path)
                 .map_err(|error| CommandError::Usage(format!("cannot read {name}: {error}")))?;
-            agenda = Agenda::parse(&name, &text, &self.weirctl)?;
+            let program = shlex::split(&self.weirctl).filter(|words| !words.is_empty());
+            let Some(program) = program else {
+                return Err(CommandError::Usage(format!(
+                    "--weirctl \"{}\" names no program; words are accepted, quoted as in a shell",
+                    self.weirctl
+                )));
+            };
+            agenda = Agenda::parse(&name, &text, &program)?;
         }
         if let (Some(command), Some(every)) = (&self.command, self.every) {
             if every < Duration::from_millis(100) {
