@@ -1,6 +1,7 @@
 //! F. A pool change while the worker is at full load: from the start of `weirctl` to its end, when
 //! every worker has acknowledged, and the packets that it costs.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use weir_e2e::namespace::Namespace;
@@ -30,14 +31,17 @@ pub fn measure(settings: &Settings) -> Result<Vec<Record>, Failure> {
     };
     let mut balancer = Balancer::start(&namespace, dir.path(), &setup)?;
     std::thread::sleep(settings.settle());
+    let program = weir_e2e::host::binary("weirctl").map_err(said)?;
     let (mut times, mut lost) = (Vec::new(), Vec::new());
     for repetition in 0..settings.repetitions {
         let before = balancer.count()?;
         for change in 0..CHANGES {
             let weight = (2 + (repetition as u32 + change) % 2).to_string();
             let name = backend(change % setup.backends);
-            let mut weirctl = balancer.daemon().weirctl().map_err(said)?;
-            weirctl.args(["backend", "weight", "web", &name, &weight]);
+            let mut weirctl = Command::new(&program);
+            weirctl
+                .args(["--instance", balancer.daemon().instance()])
+                .args(["backend", "weight", "web", &name, &weight]);
             let start = Instant::now();
             weir_e2e::process::capture(&mut weirctl).map_err(said)?;
             times.push(start.elapsed().as_secs_f64() * 1e3);

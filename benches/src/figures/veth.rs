@@ -20,6 +20,8 @@ use crate::rig::{kernel, said};
 
 const YARDSTICK: &str = "nftables DNAT";
 const BACKENDS: usize = 4;
+/// Flows, all of which the balancer knows when it is measured.
+const FLOWS: u32 = 1_000_000;
 /// Packets a second at which nothing may be lost.
 const RATE: u64 = 1_200_000;
 /// Entries of the kernel's connection table: its own default is fewer than the flows here.
@@ -61,7 +63,7 @@ impl Row {
     }
 
     /// weir's configuration: neighbours are given, since the backends answer nothing.
-    fn config(&self, instance: &str, flows: u32) -> Result<String, Failure> {
+    fn config(&self, instance: &str) -> Result<String, Failure> {
         let mac = self.servers.mac("eth0").map_err(said)?;
         let backends = self.backends();
         let neighbour =
@@ -69,7 +71,7 @@ impl Row {
         let neighbours: String = backends.iter().map(neighbour).collect();
         let mut config = weir_e2e::config::Config::two_armed(instance);
         config.memory = "hugepages";
-        config.engine = format!("flows_per_worker = {}\n", u64::from(flows) * 5 / 4);
+        config.engine = format!("flows_per_worker = {}\n", FLOWS);
         config.ports += "\n[[route]]\nto = \"198.18.0.0/16\"\nvia = \"192.0.2.10\"\n";
         config.ports += &neighbours;
         Ok(config
@@ -111,14 +113,13 @@ impl Row {
         kernel::unroute(&self.balancer, &["eth0", "eth1"])
     }
 
-    /// Sends for this long at this rate (0: as fast as it goes).
-    fn send(&self, flows: u32, rate: u64, time: Duration) -> Result<Delivery, Failure> {
+    /// Sends by these options of the generator.
+    fn send(&self, options: &[&str]) -> Result<Delivery, Failure> {
         let mac = self.balancer.mac("eth0").map_err(said)?;
-        let (flows, rate) = (flows.to_string(), rate.to_string());
-        let milliseconds = format!("{}ms", time.as_millis());
-        let mut pktgen = self
-            .client
-            .command_on("0", host::binary("weir-pktgen").map_err(said)?);
+        let flows = FLOWS.to_string();
+        let program = host::binary("weir-pktgen").map_err(said)?;
+        let mut pktgen = self.client.command_on("0", "timeout");
+        pktgen.args(["-k", "2", "20"]).arg(program);
         pktgen
             .args([
                 "run",
@@ -136,8 +137,8 @@ impl Row {
                 "--drain",
                 "100ms",
             ])
-            .args(["--vip", VIP, "--dst-mac", &mac, "--flows", &flows])
-            .args(["--rate", &rate, "--duration", &milliseconds, "--json"]);
+            .args(["--vip", VIP, "--dst-mac", &mac, "--flows", &flows, "--json"])
+            .args(options);
         let before = kernel::received(&self.servers, "eth0")?;
         let output = pktgen.output()?;
         // AF_XDP's driver keeps buffers, for which the generator ends with 1; its report counts.
@@ -184,69 +185,72 @@ impl Delivery {
 /// # Errors
 /// When something cannot be put up.
 pub fn measure(settings: &Settings) -> Result<Vec<Record>, Failure> {
-    let mut records = Vec::new();
-    for (name, flows) in [("64K", 65_536), ("1M", 1_000_000)] {
-        let row = Row::new()?;
-        let before = raise_conntrack(u64::from(flows) * 2);
-        let result = case(&row, settings, flows);
-        if let Some(before) = before {
-            std::fs::write(CONNTRACK_MAX, before)?;
-        }
-        let (weir, nft) = result?;
-        let of = |what: fn(Delivery) -> f64, list: &[Delivery]| -> Vec<f64> {
-            list.iter().copied().map(what).collect()
-        };
-        let full = |list: &[Pair]| -> Vec<Delivery> { list.iter().map(|it| it.full).collect() };
-        let paced = |list: &[Pair]| -> Vec<Delivery> { list.iter().map(|it| it.paced).collect() };
-        let case = format!("delivered as fast as it is sent, nat, {name} flows");
-        records.push(
-            Record::new('I', &case, "Mpps", &of(Delivery::mpps, &full(&weir)))
-                .beside(YARDSTICK, &of(Delivery::mpps, &full(&nft))),
-        );
-        let case = format!("sent as fast as it goes, to weir, {name} flows");
-        records.push(
-            Record::new('I', &case, "Mpps", &of(Delivery::offered, &full(&weir)))
-                .beside("to nftables", &of(Delivery::offered, &full(&nft))),
-        );
-        let case = format!("loss at 1.2 Mpps sent, nat, {name} flows");
-        records.push(
-            Record::new('I', &case, "%", &of(Delivery::lost_percent, &paced(&weir)))
-                .beside(YARDSTICK, &of(Delivery::lost_percent, &paced(&nft))),
-        );
-        let case = format!("sent at the rate of 1.2 Mpps, {name} flows");
-        records.push(Record::new(
-            'I',
-            &case,
-            "Mpps",
-            &of(Delivery::offered, &paced(&weir)),
-        ));
+    let row = Row::new()?;
+    let before = raise_conntrack(u64::from(FLOWS) * 2);
+    let result = in_turns(&row, settings);
+    if let Some(before) = before {
+        std::fs::write(CONNTRACK_MAX, before)?;
     }
-    Ok(records)
+    let (weir, nft) = result?;
+    let column =
+        |list: &[Sends], pick: fn(&Sends) -> f64| list.iter().map(pick).collect::<Vec<_>>();
+    let record = |case: &str, unit: &str, yardstick: &str, pick: fn(&Sends) -> f64| {
+        Record::new('I', case, unit, &column(&weir, pick)).beside(yardstick, &column(&nft, pick))
+    };
+    Ok(vec![
+        record(
+            "delivered as fast as it is sent, nat, 1M flows",
+            "Mpps",
+            YARDSTICK,
+            |it| it.full.mpps(),
+        ),
+        record("sent as fast as it goes", "Mpps", "to nftables", |it| {
+            it.full.offered()
+        }),
+        record(
+            "loss at a rate of 1.2 Mpps, nat, 1M flows",
+            "%",
+            YARDSTICK,
+            |it| it.paced.lost_percent(),
+        ),
+        record("sent at a rate of 1.2 Mpps", "Mpps", "to nftables", |it| {
+            it.paced.offered()
+        }),
+    ])
 }
 
-struct Pair {
+/// As fast as it goes, and at the rate at which nothing may be lost.
+struct Sends {
     full: Delivery,
     paced: Delivery,
 }
 
-fn case(row: &Row, settings: &Settings, flows: u32) -> Result<(Vec<Pair>, Vec<Pair>), Failure> {
-    let both = || -> Result<Pair, Failure> {
-        // Every flow once, so that all are known.
-        row.send(flows, 0, settings.window)?;
-        Ok(Pair {
-            full: row.send(flows, 0, settings.window)?,
-            paced: row.send(flows, RATE, settings.window)?,
+fn in_turns(row: &Row, settings: &Settings) -> Result<(Vec<Sends>, Vec<Sends>), Failure> {
+    let time = format!("{}ms", settings.window.as_millis());
+    let flows = FLOWS.to_string();
+    let sends = || -> Result<Sends, Failure> {
+        row.send(&[
+            "--popularity",
+            "sequential",
+            "--count",
+            &flows,
+            "--duration",
+            "4s",
+        ])?;
+        Ok(Sends {
+            full: row.send(&["--duration", &time])?,
+            paced: row.send(&["--duration", &time, "--rate", &RATE.to_string()])?,
         })
     };
     let (mut weir, mut nft) = (Vec::new(), Vec::new());
     for _ in 0..settings.repetitions {
         row.start_nft()?;
-        nft.push(both()?);
+        nft.push(sends()?);
         row.stop_nft()?;
         let name = instance();
-        let text = row.config(&name, flows)?;
+        let text = row.config(&name)?;
         let balancer = Balancer::start_with(&row.balancer, row.dir.path(), &name, &text)?;
-        weir.push(both()?);
+        weir.push(sends()?);
         balancer.stop()?;
     }
     Ok((weir, nft))
