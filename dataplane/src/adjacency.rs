@@ -255,6 +255,14 @@ impl Adjacency {
         self.exits.get(number as usize)
     }
 
+    /// The largest IP packet that leaves toward the hop with this number.
+    #[must_use]
+    pub fn mtu(&self, number: u32) -> u16 {
+        let hop = self.hops.get(number as usize);
+        hop.and_then(|hop| self.port(hop.port))
+            .map_or(u16::MAX, |port| port.mtu)
+    }
+
     /// Hot: the hop with this number.
     #[inline]
     #[must_use]

@@ -28,3 +28,4 @@ pub mod quic;
 pub mod replay;
 pub mod scheduler;
 pub mod service;
+pub mod session;

@@ -10,7 +10,7 @@ use weir_engine::memory::prefetch_read;
 use weir_engine::wire::checksum::Folded;
 use weir_engine::wire::protocol;
 
-use weir_shm::model::Ping;
+use weir_shm::model::{ClientAddress, Ping};
 
 use crate::address::{Addr, Version};
 use crate::conntrack::Profiles;
@@ -20,6 +20,7 @@ use crate::forward::Mode;
 use crate::forward::tunnel::Outer;
 use crate::parse::Packet;
 use crate::quic::Quic;
+use crate::session::{FIRST_PORT, LAST_PORT, Sessions, Times};
 
 /// Which flows a backend takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -60,6 +61,8 @@ pub struct Backend {
     pub overhead: u8,
     /// What `dsr-dscp` marks its packets with.
     pub dscp: u8,
+    /// Its address's family.
+    pub version: Version,
     /// Its service's mode.
     pub mode: Mode,
     /// Its service's time-out profile.
@@ -86,6 +89,7 @@ impl Default for Backend {
             mss: 0,
             overhead: 0,
             dscp: 0,
+            version: Version::V4,
             mode: Mode::default(),
             profile: 0,
             takes: Takes::Nothing,
@@ -108,6 +112,33 @@ pub struct Change {
     pub transport_back: Folded,
 }
 
+/// What a `full-nat` service has beyond others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FullNat {
+    /// The numbers of the IPv4 addresses that it speaks from.
+    pub from4: Box<[u16]>,
+    /// Those of the IPv6 addresses.
+    pub from6: Box<[u16]>,
+    /// How backends learn the client's address.
+    pub client_address: ClientAddress,
+    /// How long its TCP sessions live.
+    pub tcp: Times,
+    /// How long its UDP sessions live.
+    pub udp: Times,
+}
+
+impl FullNat {
+    /// How long sessions of a protocol live.
+    #[must_use]
+    pub const fn times(&self, of: u8) -> Times {
+        if of == protocol::TCP {
+            self.tcp
+        } else {
+            self.udp
+        }
+    }
+}
+
 /// One service.
 #[derive(Debug, Clone)]
 pub struct Service {
@@ -125,6 +156,8 @@ pub struct Service {
     pub counters: u32,
     /// Whether TCP in mid-stream whose flow is not known is reset.
     pub resets_unknown: bool,
+    /// What it has as a `full-nat` service.
+    pub full_nat: Option<Arc<FullNat>>,
     /// The Maglev table: places in `members`.
     pub table: Arc<[u16]>,
     /// The numbers of the backends that take new flows.
@@ -158,6 +191,8 @@ impl Service {
 pub enum Owner {
     /// From a client to the VIP of the service with this number.
     Forward(u32),
+    /// To the address with this number, which `full-nat` speaks from.
+    Answer(u16),
     /// From the `nat` backend with this number to a client.
     Return(u32),
     /// To an address that is ours, but to no service.
@@ -190,6 +225,8 @@ pub struct Services {
     /// VIPs and the ports' own addresses, alone: [`OWN`], or the place of the service that answers
     /// for the VIP where there is no port to tell.
     pub local: Endpoints,
+    /// Sessions of `full-nat` services, if there ever was one.
+    pub sessions: Option<Sessions>,
     /// Whether any service has `port = "any"`.
     pub any_port: bool,
     /// Whether connection IDs name backends of any service.
@@ -233,6 +270,22 @@ impl Services {
                 return Owner::Forward(service);
             }
         }
+        if let Some(sessions) = &self.sessions
+            && (FIRST_PORT..=LAST_PORT).contains(&packet.destination_port())
+            && let Some(address) = sessions.find_address(version, packet.destination)
+        {
+            return Owner::Answer(address);
+        }
+        self.owner_but_for_sessions(packet)
+    }
+
+    /// Whose packet it is that goes to no VIP and is of no session.
+    #[inline]
+    #[must_use]
+    pub fn owner_but_for_sessions(&self, packet: &Packet) -> Owner {
+        let Packet {
+            version, protocol, ..
+        } = *packet;
         let from = |port| Endpoint::new(version, packet.source, port, protocol);
         let exact = self.returns.get(from(packet.source_port()));
         let any = || self.any_port.then(|| self.returns.get(from(0))).flatten();

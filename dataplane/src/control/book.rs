@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use weir_engine::memory::MemoryError;
 use weir_shm::counters;
 use weir_shm::model::{self, Pool, PortMatch, QuicConfig, ServerId, UnknownTcp};
 
@@ -19,7 +21,10 @@ use crate::conntrack::{Profile, Profiles};
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::maglev::{self, Member};
 use crate::quic::Quic;
-use crate::service::{Backend, Change, NO_SERVICE, OWN, Service, Services, Takes, protocol_number};
+use crate::service::{
+    Backend, Change, FullNat, NO_SERVICE, OWN, Service, Services, Takes, protocol_number,
+};
+use crate::session::{Sessions, Settings, Times};
 
 /// Time-out profiles that conntrack entries can name.
 const PROFILES: usize = 256;
@@ -39,6 +44,9 @@ pub enum Unbookable {
         counters::MAX_BACKENDS
     )]
     Backends,
+    /// There is no memory for the sessions of `full-nat`.
+    #[error("no room for the sessions of \"full-nat\": {0}")]
+    Sessions(String),
     /// More different time-outs than entries can name.
     #[error(
         "more than {PROFILES} different sets of time-outs have been seen since the daemon started; restart it"
@@ -76,10 +84,69 @@ pub struct Book {
     /// Service and backend by the backend's number.
     backends: Vec<(String, String)>,
     profiles: Vec<Profile>,
+    sessions: Option<Sessions>,
+    session_settings: Settings,
     tables_built: u64,
 }
 
 impl Book {
+    /// An empty book whose sessions will be as `settings` say, once there is a `full-nat` service.
+    #[must_use]
+    pub fn new(session_settings: Settings) -> Self {
+        Self {
+            session_settings,
+            ..Self::default()
+        }
+    }
+
+    /// Puts free ports in an order that `seed` makes, now and for addresses to come. Before the first
+    /// session.
+    pub fn scatter_ports(&mut self, seed: u64) {
+        self.session_settings.seed = seed;
+        if let Some(sessions) = &mut self.sessions {
+            sessions.scatter_ports(seed);
+        }
+    }
+
+    /// What a `full-nat` service has beyond others; its addresses get their numbers.
+    fn full_nat(&mut self, service: &model::Service) -> Result<Option<Arc<FullNat>>, Unbookable> {
+        if service.forwarding != model::Forwarding::FullNat {
+            return Ok(None);
+        }
+        let failed = |error: MemoryError| Unbookable::Sessions(error.to_string());
+        let sessions = match &mut self.sessions {
+            Some(sessions) => sessions,
+            none => none.insert(Sessions::new(self.session_settings).map_err(failed)?),
+        };
+        let (mut from4, mut from6) = (Vec::new(), Vec::new());
+        for address in &service.snat_pool {
+            let number = sessions.number(*address).map_err(failed)?;
+            if address.is_ipv4() {
+                from4.push(number);
+            } else {
+                from6.push(number);
+            }
+        }
+        let timeouts = &service.timeouts;
+        let udp = Times {
+            opening: millis(timeouts.udp),
+            established: millis(timeouts.udp),
+            closing: millis(timeouts.udp),
+        };
+        let tcp = Times {
+            opening: millis(timeouts.syn),
+            established: millis(timeouts.established),
+            closing: millis(timeouts.closing),
+        };
+        Ok(Some(Arc::new(FullNat {
+            from4: from4.into(),
+            from6: from6.into(),
+            client_address: service.client_address,
+            tcp,
+            udp,
+        })))
+    }
+
     /// The services of a pool. `hop` numbers a backend's next hop; `standings` say what becomes of
     /// the backends of each service; `own` are the ports' addresses.
     ///
@@ -99,9 +166,10 @@ impl Book {
         for (place, service) in (0u32..).zip(&pool.services) {
             let standings = standings.get(place as usize).unwrap_or(&nobody);
             let profile = self.profile(service)?;
+            let full_nat = self.full_nat(service)?;
             let entry =
                 self.service(service, place, profile, standings, &mut backends, &mut hop)?;
-            services.push(entry);
+            services.push(Service { full_nat, ..entry });
         }
         let has_quic = services.iter().any(|service| service.quic.is_some());
         let vips = vips(pool);
@@ -116,6 +184,7 @@ impl Book {
             vips: Endpoints::new(&vips),
             returns: Endpoints::new(&returns),
             local: Endpoints::new(&local),
+            sessions: self.sessions.clone(),
             any_port: pool
                 .services
                 .iter()
@@ -194,6 +263,7 @@ impl Book {
             profile,
             resets_unknown: service.unknown_tcp == UnknownTcp::Reset,
             counters: counters::service_base(chapter.number) as u32,
+            full_nat: None,
             table: chapter.table(members, service.table_size, tables_built),
             members: numbers.into_iter().map(|(_, number)| number).collect(),
             quic: chapter.quic(service),
@@ -250,11 +320,6 @@ impl Book {
     }
 
     fn profile(&mut self, service: &model::Service) -> Result<u8, Unbookable> {
-        let millis = |duration: std::time::Duration| {
-            u32::try_from(duration.as_millis())
-                .unwrap_or(u32::MAX / 2)
-                .min(u32::MAX / 2)
-        };
         let timeouts = &service.timeouts;
         let profile = Profile::new(
             millis(timeouts.syn),
@@ -390,6 +455,12 @@ impl Chapter {
     }
 }
 
+/// Milliseconds of a time-out, as workers count them.
+fn millis(duration: Duration) -> u32 {
+    let whole = u32::try_from(duration.as_millis()).unwrap_or(u32::MAX / 2);
+    whole.min(u32::MAX / 2)
+}
+
 /// A backend's line, but for what changes from one generation to the next.
 fn line(
     service: &model::Service,
@@ -405,13 +476,21 @@ fn line(
         PortMatch::Exact(vip) => Some((vip.to_be_bytes(), port)),
         PortMatch::Range(..) | PortMatch::Any => None,
     };
+    let vip = service.vip.address();
+    // Between families nothing is added up beforehand.
+    let change = if vip.is_ipv4() == address.is_ipv4() {
+        Change::new(version, vip.into(), address.into(), ports)
+    } else {
+        Change::default()
+    };
     Backend {
         address: address.into(),
         service: place,
         hop: 0,
         counters: counters::backend_base(number) as u32,
-        change: Change::new(version, service.vip.address().into(), address.into(), ports),
+        change,
         port,
+        version,
         mode: service.forwarding.into(),
         profile,
         ..Backend::default()
@@ -423,10 +502,11 @@ fn local(pool: &Pool, own: &[IpAddr]) -> Vec<(Endpoint, u32)> {
     let key = |address: IpAddr| Endpoint::address(Version::of(&address), address.into());
     let mut services: Vec<(u32, &model::Service)> = (0u32..).zip(&pool.services).collect();
     services.sort_by_key(|(_, service)| (service.protocol, service.port, &service.name));
+    let snat = pool.services.iter().flat_map(|service| &service.snat_pool);
     services
         .into_iter()
         .map(|(place, service)| (key(service.vip.address()), place))
-        .chain(own.iter().map(|address| (key(*address), OWN)))
+        .chain(own.iter().chain(snat).map(|address| (key(*address), OWN)))
         .collect()
 }
 

@@ -31,12 +31,13 @@ use weir_shm::segment::event::EventKind;
 
 use crate::address::Version;
 use crate::adjacency::{Adjacency, Egress, Neighbour, Own};
-use crate::config::Config;
+use crate::config::{Config, Memory};
 use crate::conntrack::ConntrackReader;
 use crate::flow::FlowHasher;
 use crate::parse::Accepts;
 use crate::pipeline::Snapshot;
 use crate::service::Services;
+use crate::session::Settings;
 
 use book::{Book, Unbookable};
 use changes::Drain;
@@ -167,7 +168,12 @@ impl<S: BufferSource> Control<S> {
             Standings::of(service, &facts)
         };
         let standings: Vec<Standings> = pool.services.iter().map(facts_of).collect();
-        let mut book = Book::default();
+        let mut book = Book::new(Settings {
+            workers,
+            capacity: config.engine.flows_per_worker,
+            prefer_huge: config.engine.memory == Memory::HugePages,
+            seed: 0,
+        });
         let services = book_services(
             &mut book,
             &mut neighbours,
@@ -210,6 +216,12 @@ impl<S: BufferSource> Control<S> {
             actions: Vec::new(),
         };
         Ok((control, readers))
+    }
+
+    /// Lets sessions of `full-nat` begin with ports in an order of their own, so that a daemon does
+    /// not begin with those that the last one began with. Before workers run.
+    pub fn scatter_ports(&mut self, seed: u64) {
+        self.book.scatter_ports(seed);
     }
 
     /// Lets the control core read the workers' flow tables, for questions about flows.

@@ -166,6 +166,7 @@ fn balance(
         count,
     )?;
 
+    control.scatter_ports(random_seed().map_err(DaemonError::Random)?);
     let mut queues: Vec<Vec<PortQueues>> = (0..count).map(|_| Vec::new()).collect();
     for (number, port) in (0u16..).zip(&mut ports) {
         let taken = port.take_queues().unwrap_or_default();
@@ -361,6 +362,13 @@ fn open(
         ..PortConfig::default()
     };
     Ok(Port::open(eal, &settings, pools.of(node))?)
+}
+
+/// Never zero, which stands for no randomness.
+fn random_seed() -> std::io::Result<u64> {
+    let HashKey(bytes) = random_key()?;
+    let [a, b, c, d, e, f, g, h, ..] = bytes;
+    Ok(u64::from_le_bytes([a, b, c, d, e, f, g, h]) | 1)
 }
 
 fn random_key() -> std::io::Result<HashKey> {

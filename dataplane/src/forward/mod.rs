@@ -4,6 +4,8 @@
 //! hop. A mode that does not touch the IP packet has nothing to do here: `dsr-l2` *is* [`link`].
 
 pub mod dscp;
+pub mod family;
+pub mod full_nat;
 pub mod geneve;
 pub mod gre;
 pub mod gue;
@@ -11,6 +13,8 @@ pub mod ipip;
 pub mod link;
 pub mod mss;
 pub mod nat;
+pub mod tcp_options;
+pub mod telling;
 pub mod tunnel;
 
 use weir_engine::buffer::Buffer;
@@ -35,7 +39,7 @@ pub enum Mode {
     Tunnel,
     /// Destination address, and a DSCP that stands for the VIP.
     DsrDscp,
-    /// Source and destination change, by sessions.
+    /// Source and destination change, for a session: see [`full_nat`], which its own stage calls.
     FullNat,
 }
 
@@ -44,12 +48,12 @@ impl From<Forwarding> for Mode {
         match forwarding {
             Forwarding::DsrL2 => Self::DsrL2,
             Forwarding::Nat => Self::Nat,
+            Forwarding::FullNat => Self::FullNat,
             Forwarding::DsrIpip
             | Forwarding::DsrGue
             | Forwarding::DsrGre
             | Forwarding::DsrGeneve => Self::Tunnel,
             Forwarding::DsrDscp => Self::DsrDscp,
-            Forwarding::FullNat => Self::FullNat,
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Lane {
     pub service: u32,
     /// The number of its backend, where that is chosen, or where it comes from one.
     pub backend: u32,
+    /// Its session, where it is of one.
+    pub session: u32,
     /// The port that it leaves by, where it is sent.
     pub port: u16,
     /// What becomes of it.
@@ -45,6 +47,13 @@ pub enum Verdict {
     Steered,
     /// A backend's answer.
     Return,
+    /// A client's packet to a `full-nat` service, its session found or opened.
+    Session,
+    /// To an address that `full-nat` sends from, whose number stands for the backend's; in the end:
+    /// an answer of a session.
+    Answer,
+    /// An answer of another worker's session.
+    HandOver(u16),
     /// An ICMP message, its addressee not looked at yet.
     Icmp,
     /// A piece of a datagram, of which nothing is known yet but that it is one.

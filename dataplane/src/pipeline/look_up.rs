@@ -39,6 +39,18 @@ fn other(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lane: 
     }
     match services.owner_of_other(&lane.packet) {
         Owner::Forward(service) => known(service, hasher, conntrack, lane),
+        owner => settle(services, owner, lane),
+    }
+}
+
+/// What becomes of a packet that is not to a service.
+pub fn settle(services: &Services, owner: Owner, lane: &mut Lane) {
+    match owner {
+        Owner::Forward(service) => lane.service = service,
+        Owner::Answer(address) => {
+            lane.backend = address.into();
+            lane.verdict = Verdict::Answer;
+        }
         Owner::Return(backend) => {
             lane.backend = backend;
             lane.verdict = Verdict::Return;

@@ -7,6 +7,7 @@
 //! 1. [`read`]: parse each frame into a descriptor.
 //! 2. [`look_up`]: VIP, flow hash; ask for the conntrack line.
 //! 3. [`steer`]: conntrack, or on a miss the service's table; for [`quic`], the connection ID first.
+//!    Where there are `full-nat` services, [`sessions`] then finds or opens each packet's session.
 //! 4. [`rewrite`]: the mode's change, then the Ethernet header.
 //! 5. [`part`]: to the sink, or aside.
 //!
@@ -21,6 +22,7 @@ mod part;
 mod quic;
 mod read;
 mod rewrite;
+mod sessions;
 mod steer;
 
 use arrayvec::ArrayVec;
@@ -164,13 +166,17 @@ impl<B: Buffer> Pipeline<B> {
             conntrack,
             counters,
             lanes,
+            kept,
             ..
         } = self;
         let mut asides = Asides::new();
         self.features.run(Stages {
             snapshot,
             now,
-            port,
+            by: rewrite::By {
+                worker: kept.worker,
+                port,
+            },
             filter,
             hasher,
             conntrack,
@@ -244,7 +250,7 @@ impl<B: Buffer> Pipeline<B> {
 struct Stages<'a, B, S> {
     snapshot: &'a Snapshot,
     now: Tick,
-    port: u16,
+    by: rewrite::By,
     filter: &'a Filter,
     hasher: &'a FlowHasher,
     conntrack: &'a mut Conntrack,
@@ -263,7 +269,7 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, B, S> {
         let Self {
             snapshot,
             now,
-            port,
+            by,
             conntrack,
             counters,
             burst,
@@ -277,8 +283,14 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, B, S> {
         if services.has_quic {
             quic::all(services, now, conntrack, counters, burst, lanes);
         }
+        if let Some(sessions) = &services.sessions {
+            sessions::ask(services, sessions, by.worker, lanes);
+        }
         steer::all(services, now, conntrack, counters, lanes);
-        rewrite::all(snapshot, port, counters, burst, lanes);
-        part::all(port, counters, burst, lanes, self.asides, sink);
+        if let Some(sessions) = &services.sessions {
+            sessions::all(services, sessions, by.worker, now, counters, burst, lanes);
+        }
+        rewrite::all(snapshot, by, counters, burst, lanes);
+        part::all(by.port, counters, burst, lanes, self.asides, sink);
     }
 }

@@ -10,9 +10,10 @@ use super::aside::Why;
 use super::lane::{Lane, Verdict};
 use super::{Sink, Snapshot};
 use crate::adjacency::{Adjacency, Neighbour, NextHop};
-use crate::forward::{Steered, link, mss};
+use crate::forward::{Steered, full_nat, link, mss};
 use crate::parse::Packet;
 use crate::service::{Backend, Services};
+use crate::session::{Record, Sessions, flag};
 
 /// What becomes of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,16 +23,24 @@ pub(super) enum Outcome {
     Answer(u16),
     Punt,
     Hold(Neighbour),
+    HandOver(u16),
     Drop(DropReason),
     Aside(Why),
 }
 
-/// Hot: rewrites the frames of a burst that came in by `port`. Afterwards every lane says what
+/// The worker that has a burst, and the port that it came in by.
+#[derive(Debug, Clone, Copy)]
+pub struct By {
+    pub worker: u16,
+    pub port: u16,
+}
+
+/// Hot: rewrites the frames of a burst. Afterwards every lane says what
 /// becomes of its frame.
 #[inline(always)]
 pub fn all<B: Buffer>(
     snapshot: &Snapshot,
-    port: u16,
+    by: By,
     counters: &CounterWriter,
     burst: &mut [B],
     lanes: &mut [Lane],
@@ -39,9 +48,9 @@ pub fn all<B: Buffer>(
     let mut tally = Tally::new(&snapshot.services, counters);
     for (frame, lane) in burst.iter_mut().zip(lanes) {
         let outcome = if lane.verdict == Verdict::Forward {
-            forward(snapshot, port, &mut tally, frame, lane)
+            forward(snapshot, by.port, &mut tally, frame, lane)
         } else {
-            other(snapshot, port, &mut tally, frame, lane)
+            other(snapshot, by, &mut tally, frame, lane)
         };
         if let Outcome::Send(port) = outcome {
             lane.port = port;
@@ -63,7 +72,7 @@ fn done(lane: &mut Lane, outcome: Outcome) {
 #[inline(never)]
 fn other<B: Buffer>(
     snapshot: &Snapshot,
-    port: u16,
+    By { worker, port }: By,
     tally: &mut Tally<'_>,
     frame: &mut B,
     lane: &Lane,
@@ -71,6 +80,9 @@ fn other<B: Buffer>(
     match lane.verdict {
         Verdict::Forward | Verdict::Steered => forward(snapshot, port, tally, frame, lane),
         Verdict::Return => give_back(snapshot, port, tally, frame, lane),
+        Verdict::Session => to_session(snapshot, worker, port, tally, frame, lane),
+        Verdict::Answer => from_session(snapshot, worker, port, tally.counters, frame, lane),
+        Verdict::HandOver(worker) => Outcome::HandOver(worker),
         Verdict::Punt => Outcome::Punt,
         Verdict::Drop(reason) => Outcome::Drop(reason),
         Verdict::Icmp => Outcome::Aside(Why::Icmp),
@@ -102,6 +114,7 @@ pub(super) fn finish<B: Buffer, S: Sink<B>>(
             counters.add(counters::HELD, 1);
             sink.hold(neighbour, frame);
         }
+        Outcome::HandOver(worker) => sink.hand_over(worker, port, frame),
         Outcome::Drop(reason) => {
             counters.add(counters::drop_index(reason), 1);
             sink.free(frame);
@@ -215,6 +228,109 @@ fn count_refusal(counters: &CounterWriter, frame: &[u8], packet: &Packet, backen
     if packet.tcp_flags & flags::ACK != 0 && frame.get(start..start + 4) == Some(&[0; 4][..]) {
         counters.add(backend.counters as usize + counters::REFUSED, 1);
     }
+}
+
+/// A client's packet, to the backend of its session.
+#[inline(never)]
+fn to_session<B: Buffer>(
+    snapshot: &Snapshot,
+    worker: u16,
+    port: u16,
+    tally: &mut Tally<'_>,
+    frame: &mut B,
+    lane: &Lane,
+) -> Outcome {
+    let (services, adjacency) = (&*snapshot.services, &*snapshot.adjacency);
+    let Some((sessions, record)) = session(services, worker, lane) else {
+        return Outcome::Drop(DropReason::NoSession);
+    };
+    let (Some(own), Some(backend)) = (
+        sessions.address(record.snat_address()),
+        services.backends.get(lane.backend as usize),
+    ) else {
+        return Outcome::Drop(DropReason::NoBackend);
+    };
+    let (bytes, counters) = (frame.len() as u64, tally.counters);
+    let mut packet = lane.packet;
+    if packet.tcp_flags & flags::SYN != 0 && backend.mss != 0 {
+        clamp(frame, &packet, backend.mss);
+    }
+    let mtu = adjacency.mtu(backend.hop);
+    if let Err(reason) = full_nat::to_backend(frame, &mut packet, record, own, worker, mtu) {
+        return Outcome::Drop(reason);
+    }
+    if record.flags() & flag::NO_ROOM != 0 {
+        record.lower(flag::NO_ROOM);
+        counters.add(counters::TOA_NO_ROOM, 1);
+    }
+    let outcome = leave(adjacency, port, frame, &packet, backend.hop);
+    if !matches!(outcome, Outcome::Drop(_)) {
+        let first = backend.counters as usize;
+        counters.add(first + counters::PACKETS, 1);
+        counters.add(first + counters::BYTES, bytes);
+        tally.add(lane.service, Way::Forward, bytes);
+    }
+    outcome
+}
+
+/// A backend's answer, to the client of its session.
+#[inline(never)]
+fn from_session<B: Buffer>(
+    snapshot: &Snapshot,
+    worker: u16,
+    port: u16,
+    counters: &CounterWriter,
+    frame: &mut B,
+    lane: &Lane,
+) -> Outcome {
+    let Some((sessions, record)) = session(&snapshot.services, worker, lane) else {
+        return Outcome::Drop(DropReason::NoSession);
+    };
+    let Some(own) = sessions.address(record.snat_address()) else {
+        return Outcome::Drop(DropReason::NoSession);
+    };
+    let bytes = frame.len() as u64;
+    let mut packet = lane.packet;
+    if packet.tcp_flags & (flags::SYN | flags::RST) != 0
+        && let backends = &snapshot.services.backends
+        && let Some(backend) = backends.get(record.backend_number() as usize)
+    {
+        if packet.tcp_flags & flags::RST != 0 {
+            count_refusal(counters, frame.data(), &packet, backend);
+        }
+        if backend.mss != 0 {
+            clamp(frame, &packet, backend.mss);
+        }
+    }
+    if let Err(reason) = full_nat::to_client(frame, &mut packet, record, own, worker) {
+        return Outcome::Drop(reason);
+    }
+    let adjacency = &*snapshot.adjacency;
+    let outcome = match adjacency.hop_toward(packet.version, packet.destination) {
+        Some(hop) => leave(adjacency, port, frame, &packet, hop),
+        None => {
+            let hop = adjacency.toward(packet.version, packet.destination);
+            leave_toward(adjacency, port, frame, &packet, hop)
+        }
+    };
+    if !matches!(outcome, Outcome::Drop(_)) {
+        let first = record.service_counters() as usize;
+        counters.add(first + counters::RETURN_PACKETS, 1);
+        counters.add(first + counters::RETURN_BYTES, bytes);
+    }
+    outcome
+}
+
+/// The session that the stage before found.
+#[inline]
+fn session<'a>(
+    services: &'a Services,
+    worker: u16,
+    lane: &Lane,
+) -> Option<(&'a Sessions, Record<'a>)> {
+    let sessions = services.sessions.as_ref()?;
+    let record = sessions.table(worker.into())?.record(lane.session)?;
+    Some((sessions, record))
 }
 
 /// Addresses a rewritten frame to its next hop.

@@ -4,6 +4,10 @@
 pub const LEN: usize = 20;
 /// Where the checksum lies.
 pub const CHECKSUM: usize = 16;
+/// Where the sequence number lies.
+pub const SEQUENCE: usize = 4;
+/// Where the acknowledgement number lies.
+pub const ACKNOWLEDGEMENT: usize = 8;
 
 /// Control bits, as they lie in byte 13.
 pub mod flags {

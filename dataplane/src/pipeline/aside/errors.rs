@@ -71,8 +71,12 @@ impl<B: Buffer> Aside<'_, B> {
                         .give_back_error(frame, message, &quote, service)
                 })
             }
-            Owner::NoService | Owner::NotOurs if is_vip => Outcome::Drop(DropReason::IcmpNoFlow),
-            Owner::NoService | Owner::NotOurs => Outcome::Drop(DropReason::NotOurs),
+            Owner::Answer(_) | Owner::NoService | Owner::NotOurs if is_vip => {
+                Outcome::Drop(DropReason::IcmpNoFlow)
+            }
+            Owner::Answer(_) | Owner::NoService | Owner::NotOurs => {
+                Outcome::Drop(DropReason::NotOurs)
+            }
         }
     }
 

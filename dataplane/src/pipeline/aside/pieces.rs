@@ -190,6 +190,7 @@ impl<B: Buffer> Aside<'_, B> {
                 });
                 (outcome, Some(decision))
             }
+            Owner::Answer(_) => (Outcome::Drop(DropReason::Fragment), None),
             Owner::NoService => (Outcome::Drop(DropReason::NoService), None),
             Owner::NotOurs => (Outcome::Drop(DropReason::NotOurs), None),
         }

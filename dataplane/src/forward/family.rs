@@ -1,0 +1,221 @@
+//! Between IPv4 and IPv6: the other header for a packet, and checksums that fit it.
+//!
+//! Read first: RFC 7915, sections 4.1 (IPv4 to IPv6) and 5.1 (IPv6 to IPv4). Addresses are the
+//! session's, not derived from each other. IPv4 options are not translated, as section 4.1 says, but
+//! a source route that has not ended is refused; IPv6 extension headers are passed over, but for an
+//! authentication header, which no translated packet can satisfy.
+
+use weir_engine::buffer::Buffer;
+use weir_engine::wire::checksum::{self, Delta};
+use weir_engine::wire::ethernet::ethertype;
+use weir_engine::wire::{ipv4, ipv6, protocol, udp};
+use weir_shm::counters::DropReason;
+
+use super::full_nat::{Ends, set_ports};
+use crate::parse::Packet;
+
+/// Bytes that an IPv6 header is longer than an IPv4 header without options.
+pub const LONGER: u16 = (ipv6::LEN - ipv4::LEN) as u16;
+/// Packets up to this size may be fragmented again on their way (RFC 7915, section 5.1): as IPv6
+/// packets they are no larger than every link takes.
+const MAY_FRAGMENT: u16 = 1260;
+/// Loose and strict source route (RFC 791, section 3.1).
+const SOURCE_ROUTES: [u8; 2] = [131, 137];
+
+/// Makes an IPv4 packet of an IPv6 one. The TTL is one less; the descriptor's offsets and length
+/// follow, its addresses are the caller's.
+///
+/// # Errors
+/// The reason to drop it.
+pub fn to_v4<B: Buffer>(
+    frame: &mut B,
+    packet: &mut Packet,
+    ends: &Ends,
+    id: u16,
+) -> Result<(), DropReason> {
+    let (network, header_len) = (usize::from(packet.network), header_len(packet)?);
+    let fixed: &[u8; ipv6::LEN] = frame
+        .data()
+        .get(network..)
+        .and_then(|rest| rest.first_chunk())
+        .ok_or(DropReason::IpLength)?;
+    let class = fixed[0] << 4 | fixed[1] >> 4;
+    if header_len > ipv6::LEN {
+        let extensions = frame.data().get(network + ipv6::LEN..network + header_len);
+        refuse_authentication(fixed[6], extensions.unwrap_or_default())?;
+    }
+    let total = usize::from(packet.ip_len) - header_len + ipv4::LEN;
+    let total = u16::try_from(total).map_err(|_| DropReason::TooLarge)?;
+    let delta = Delta::none()
+        .word128(&packet.source.to_v6(), &[0; 16])
+        .word128(&packet.destination.to_v6(), &[0; 16])
+        .word32([0; 4], ends.source.to_v4())
+        .word32([0; 4], ends.destination.to_v4());
+    set_ports(frame.data_mut(), packet, ends, delta)?;
+
+    let mut header = [0; ipv4::LEN];
+    header[0] = 0x45;
+    header[1] = class;
+    header[2..4].copy_from_slice(&total.to_be_bytes());
+    header[4..6].copy_from_slice(&id.to_be_bytes());
+    header[6] = if total <= MAY_FRAGMENT { 0 } else { 0x40 };
+    header[8] = packet.ttl.saturating_sub(1);
+    header[9] = packet.protocol;
+    header[12..16].copy_from_slice(&ends.source.to_v4());
+    header[16..20].copy_from_slice(&ends.destination.to_v4());
+    let check = checksum::of(&header);
+    header[10..12].copy_from_slice(&check);
+    replace_header(frame, packet, header_len, &header, ethertype::IPV4)?;
+    packet.ip_len = total;
+    Ok(())
+}
+
+/// Makes an IPv6 packet of an IPv4 one; otherwise as [`to_v4`].
+///
+/// # Errors
+/// The reason to drop it.
+pub fn to_v6<B: Buffer>(frame: &mut B, packet: &mut Packet, ends: &Ends) -> Result<(), DropReason> {
+    let (network, header_len) = (usize::from(packet.network), header_len(packet)?);
+    let class = *frame.data().get(network + 1).ok_or(DropReason::IpLength)?;
+    if header_len > ipv4::LEN {
+        let options = frame.data().get(network + ipv4::LEN..network + header_len);
+        refuse_source_route(options.unwrap_or_default())?;
+    }
+    let payload = usize::from(packet.ip_len) - header_len;
+    let total = u16::try_from(payload + ipv6::LEN).map_err(|_| DropReason::TooLarge)?;
+    let delta = Delta::none()
+        .word32(packet.source.to_v4(), [0; 4])
+        .word32(packet.destination.to_v4(), [0; 4])
+        .word128(&[0; 16], &ends.source.to_v6())
+        .word128(&[0; 16], &ends.destination.to_v6());
+    if packet.protocol == protocol::UDP {
+        compute_missing_checksum(frame.data_mut(), packet, payload)?;
+    }
+    set_ports(frame.data_mut(), packet, ends, delta)?;
+
+    let mut header = [0; ipv6::LEN];
+    header[0] = 0x60 | class >> 4;
+    header[1] = class << 4;
+    header[4..6].copy_from_slice(&(payload as u16).to_be_bytes());
+    header[6] = packet.protocol;
+    header[7] = packet.ttl.saturating_sub(1);
+    header[8..24].copy_from_slice(&ends.source.to_v6());
+    header[24..40].copy_from_slice(&ends.destination.to_v6());
+    replace_header(frame, packet, header_len, &header, ethertype::IPV6)?;
+    packet.ip_len = total;
+    Ok(())
+}
+
+fn header_len(packet: &Packet) -> Result<usize, DropReason> {
+    let header_len = usize::from(packet.transport).saturating_sub(packet.network.into());
+    if header_len > usize::from(packet.ip_len) {
+        return Err(DropReason::IpLength);
+    }
+    Ok(header_len)
+}
+
+/// Puts a header of another length before the transport header. What lies before moves along, with
+/// another EtherType.
+fn replace_header<B: Buffer, const LEN: usize>(
+    frame: &mut B,
+    packet: &mut Packet,
+    old_len: usize,
+    header: &[u8; LEN],
+    kind: u16,
+) -> Result<(), DropReason> {
+    let network = usize::from(packet.network);
+    let (from, to) = if LEN > old_len {
+        let more = LEN - old_len;
+        frame.prepend(more).map_err(|_| DropReason::NoBuffer)?;
+        (more, 0)
+    } else {
+        (0, old_len - LEN)
+    };
+    let bytes = frame.data_mut();
+    if bytes.len() < network + old_len.max(LEN) {
+        return Err(DropReason::Runt);
+    }
+    bytes.copy_within(from..from + network, to);
+    let start = to + network;
+    if let Some(field) = bytes.get_mut(start - 2..start) {
+        field.copy_from_slice(&kind.to_be_bytes());
+    }
+    if let Some(place) = bytes.get_mut(start..start + LEN) {
+        place.copy_from_slice(header);
+    }
+    frame.trim_front(to).map_err(|_| DropReason::Runt)?;
+    packet.transport = (network + LEN) as u16;
+    Ok(())
+}
+
+/// A UDP checksum that IPv4 left out is needed in IPv6 (RFC 7915, section 4.5).
+fn compute_missing_checksum(
+    frame: &mut [u8],
+    packet: &Packet,
+    payload: usize,
+) -> Result<(), DropReason> {
+    let transport = usize::from(packet.transport);
+    let malformed = DropReason::UdpMalformed;
+    let datagram = frame
+        .get_mut(transport..transport + payload)
+        .ok_or(malformed)?;
+    let header: &[u8; udp::LEN] = datagram.first_chunk().ok_or(malformed)?;
+    if [header[udp::CHECKSUM], header[udp::CHECKSUM + 1]] != [0, 0] {
+        return Ok(());
+    }
+    let length = udp::Header(header).length();
+    let datagram = datagram.get_mut(..length).ok_or(malformed)?;
+    let [high, low] = (length as u16).to_be_bytes();
+    let pseudo = [0, protocol::UDP, high, low];
+    let sum = checksum::sum(datagram)
+        + checksum::sum(&packet.source.to_v4())
+        + checksum::sum(&packet.destination.to_v4())
+        + checksum::sum(&pseudo);
+    let check = match !checksum::fold(sum) {
+        0 => u16::MAX,
+        other => other,
+    };
+    if let Some(field) = datagram.get_mut(udp::CHECKSUM..udp::CHECKSUM + 2) {
+        field.copy_from_slice(&check.to_ne_bytes());
+    }
+    Ok(())
+}
+
+/// Looks at each option once.
+#[cold]
+fn refuse_source_route(mut options: &[u8]) -> Result<(), DropReason> {
+    while let [kind, rest @ ..] = options {
+        options = match kind {
+            0 => return Ok(()),
+            1 => rest,
+            _ => {
+                let length = usize::from(rest.first().copied().unwrap_or(0));
+                let ended = rest
+                    .get(1)
+                    .is_some_and(|pointer| usize::from(*pointer) > length);
+                if SOURCE_ROUTES.contains(kind) && !ended {
+                    return Err(DropReason::Untranslatable);
+                }
+                options.get(length.max(2)..).unwrap_or_default()
+            }
+        };
+    }
+    Ok(())
+}
+
+/// Looks at each extension header once; `parse` has found them well-formed.
+#[cold]
+fn refuse_authentication(mut next: u8, mut extensions: &[u8]) -> Result<(), DropReason> {
+    while let [following, length, ..] = extensions {
+        if next == protocol::AUTHENTICATION {
+            return Err(DropReason::Untranslatable);
+        }
+        let size = match next {
+            protocol::FRAGMENT => 8,
+            _ => (usize::from(*length) + 1) * 8,
+        };
+        next = *following;
+        extensions = extensions.get(size..).unwrap_or_default();
+    }
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! `full-nat`: source and destination, both ways, for a session.
+//!
+//! To a backend: from one of weir's own addresses and the session's port there. Back to the client:
+//! from the VIP. Client and backend may be of different families; [`super::family`] makes the other
+//! header then. TTL goes down by one, as weir is a router here, and checksums are updated, never
+//! recomputed: a packet that was damaged before stays damaged. What a backend is told of its client
+//! is in [`super::telling`], and touches only sessions that have something to tell.
+
+use weir_engine::buffer::Buffer;
+use weir_engine::wire::checksum::Delta;
+use weir_engine::wire::{ipv4, ipv6, protocol, tcp, udp};
+use weir_shm::counters::DropReason;
+
+use super::{family, telling};
+use crate::address::{Addr, Version};
+use crate::parse::Packet;
+use crate::session::{Record, SnatAddress, flag};
+
+/// Between whom a packet is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// The family of both.
+    pub version: Version,
+    /// From where.
+    pub source: Addr,
+    /// From which port.
+    pub source_port: u16,
+    /// Where to.
+    pub destination: Addr,
+    /// To which port.
+    pub destination_port: u16,
+}
+
+/// Hot: a client's packet, to the session's backend from `own`, by a port of this MTU.
+///
+/// # Errors
+/// The reason to drop it.
+#[inline]
+pub fn to_backend<B: Buffer>(
+    frame: &mut B,
+    packet: &mut Packet,
+    record: Record<'_>,
+    own: &SnatAddress,
+    worker: u16,
+    mtu: u16,
+) -> Result<(), DropReason> {
+    if packet.ttl <= 1 {
+        return Err(DropReason::IpTtl);
+    }
+    let backend = record.backend();
+    let ends = Ends {
+        version: backend.version,
+        source: own.address,
+        source_port: record.snat_port(),
+        destination: backend.address,
+        destination_port: backend.port,
+    };
+    if record.inserted() != 0 || record.flags() & flag::TELLING != 0 {
+        // A header of another length follows.
+        let mtu = match (packet.version, ends.version) {
+            (Version::V4, Version::V6) => mtu.saturating_sub(family::LONGER),
+            (Version::V6, Version::V4) => mtu.saturating_add(family::LONGER),
+            _ => mtu,
+        };
+        telling::client_packet(frame, packet, record, mtu)?;
+    }
+    translate(frame, packet, &ends, || own.next_id(worker))
+}
+
+/// Hot: a backend's answer, to the session's client from the VIP.
+///
+/// # Errors
+/// The reason to drop it.
+#[inline]
+pub fn to_client<B: Buffer>(
+    frame: &mut B,
+    packet: &mut Packet,
+    record: Record<'_>,
+    own: &SnatAddress,
+    worker: u16,
+) -> Result<(), DropReason> {
+    if packet.ttl <= 1 {
+        return Err(DropReason::IpTtl);
+    }
+    let (client, vip) = (record.client(), record.vip());
+    let ends = Ends {
+        version: client.version,
+        source: vip.address,
+        source_port: vip.port,
+        destination: client.address,
+        destination_port: client.port,
+    };
+    if packet.protocol == protocol::TCP
+        && (record.inserted() != 0 || record.flags() & flag::TELLING != 0)
+    {
+        telling::backend_segment(frame, packet, record)?;
+    }
+    translate(frame, packet, &ends, || own.next_id(worker))
+}
+
+/// Puts a packet between other ends, and takes one off its TTL. The descriptor follows.
+///
+/// # Errors
+/// The reason to drop it.
+#[inline]
+pub fn translate<B: Buffer>(
+    frame: &mut B,
+    packet: &mut Packet,
+    ends: &Ends,
+    id: impl FnOnce() -> u16,
+) -> Result<(), DropReason> {
+    match (packet.version, ends.version) {
+        (Version::V4, Version::V4) => {
+            let network = usize::from(packet.network);
+            let header = frame.data_mut().get_mut(network..);
+            let header = header.and_then(|rest| rest.first_chunk_mut());
+            let mut header = ipv4::HeaderMut(header.ok_or(DropReason::IpLength)?);
+            header.decrement_ttl();
+            let delta = header.set_source(ends.source.to_v4());
+            let delta = delta.and(header.set_destination(ends.destination.to_v4()));
+            set_ports(frame.data_mut(), packet, ends, delta)?;
+        }
+        (Version::V6, Version::V6) => {
+            let network = usize::from(packet.network);
+            let header = frame.data_mut().get_mut(network..);
+            let header = header.and_then(|rest| rest.first_chunk_mut());
+            let mut header = ipv6::HeaderMut(header.ok_or(DropReason::IpLength)?);
+            header.decrement_hop_limit();
+            let delta = header.set_source(&ends.source.to_v6());
+            let delta = delta.and(header.set_destination(&ends.destination.to_v6()));
+            set_ports(frame.data_mut(), packet, ends, delta)?;
+        }
+        (Version::V6, Version::V4) => family::to_v4(frame, packet, ends, id())?,
+        (Version::V4, Version::V6) => family::to_v6(frame, packet, ends)?,
+    }
+    packet.version = ends.version;
+    packet.source = ends.source;
+    packet.destination = ends.destination;
+    packet.ttl = packet.ttl.saturating_sub(1);
+    Ok(())
+}
+
+/// Sets both ports, and the transport checksum right after this and `delta`, the change of the
+/// pseudo-header.
+#[inline]
+pub(super) fn set_ports(
+    frame: &mut [u8],
+    packet: &Packet,
+    ends: &Ends,
+    delta: Delta,
+) -> Result<(), DropReason> {
+    let transport = usize::from(packet.transport);
+    let [a, b] = ends.source_port.to_be_bytes();
+    let [c, d] = ends.destination_port.to_be_bytes();
+    let ports = [a, b, c, d];
+    let rest = frame.get_mut(transport..);
+    if packet.protocol == protocol::TCP {
+        let segment: &mut [u8; tcp::LEN] = rest
+            .and_then(|rest| rest.first_chunk_mut())
+            .ok_or(DropReason::TcpMalformed)?;
+        let old = [segment[0], segment[1], segment[2], segment[3]];
+        [segment[0], segment[1], segment[2], segment[3]] = ports;
+        let held = [segment[tcp::CHECKSUM], segment[tcp::CHECKSUM + 1]];
+        let delta = delta.word32(old, ports);
+        [segment[tcp::CHECKSUM], segment[tcp::CHECKSUM + 1]] = delta.apply(held);
+    } else {
+        let datagram: &mut [u8; udp::LEN] = rest
+            .and_then(|rest| rest.first_chunk_mut())
+            .ok_or(DropReason::UdpMalformed)?;
+        let old = [datagram[0], datagram[1], datagram[2], datagram[3]];
+        [datagram[0], datagram[1], datagram[2], datagram[3]] = ports;
+        let held = [datagram[udp::CHECKSUM], datagram[udp::CHECKSUM + 1]];
+        let delta = delta.word32(old, ports);
+        [datagram[udp::CHECKSUM], datagram[udp::CHECKSUM + 1]] = delta.apply_udp(held);
+    }
+    Ok(())
+}

@@ -1,0 +1,323 @@
+//! Between steer and rewrite, where there is a `full-nat` service: which session a packet is of.
+//!
+//! [`ask`] runs behind the look-up and asks for the first lines. [`all`] goes over the burst twice:
+//! first it finds each packet's session and asks for its record, then it looks at the records, opens
+//! sessions for new flows, and hands answers of other workers' sessions over. What has no session
+//! goes on as if there were none.
+
+use weir_engine::buffer::Buffer;
+use weir_engine::counters::CounterWriter;
+use weir_engine::wire::{protocol, tcp::flags};
+use weir_shm::counters::{self, DropReason};
+
+use super::lane::{Lane, Verdict};
+use super::look_up;
+use crate::address::Version;
+use crate::conntrack::Tick;
+use crate::forward::{Mode, telling};
+use crate::parse::Packet;
+use crate::service::{Service, Services};
+use crate::session::tcp::{State, opens};
+use crate::session::{Opening, Record, Sessions, Side, Table, flag, owner};
+
+/// The number of no session.
+const NOBODY: u32 = u32::MAX;
+
+/// Hot: asks for the lines that tell a packet's session.
+#[inline]
+pub fn ask(services: &Services, sessions: &Sessions, worker: u16, lanes: &[Lane]) {
+    let Some(table) = sessions.table(worker.into()) else {
+        return;
+    };
+    for lane in lanes {
+        match lane.verdict {
+            Verdict::Forward | Verdict::Steered if is_full_nat(services, lane) => {
+                table.prefetch_flow(lane.hash);
+            }
+            Verdict::Answer => {
+                if let Some(own) = sessions.address(lane.backend as u16) {
+                    own.prefetch(lane.packet.protocol, lane.packet.destination_port());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[inline]
+fn is_full_nat(services: &Services, lane: &Lane) -> bool {
+    services
+        .get(lane.service)
+        .is_some_and(|service| service.mode == Mode::FullNat)
+}
+
+/// What the passes need.
+struct Finding<'a> {
+    services: &'a Services,
+    sessions: &'a Sessions,
+    table: &'a Table,
+    worker: u16,
+    now: Tick,
+    counters: &'a CounterWriter,
+}
+
+/// Hot: finds or opens each packet's session.
+#[inline(never)]
+pub fn all<B: Buffer>(
+    services: &Services,
+    sessions: &Sessions,
+    worker: u16,
+    now: Tick,
+    counters: &CounterWriter,
+    burst: &[B],
+    lanes: &mut [Lane],
+) {
+    let Some(table) = sessions.table(worker.into()) else {
+        return;
+    };
+    table.step(sessions, now);
+    let finding = Finding {
+        services,
+        sessions,
+        table,
+        worker,
+        now,
+        counters,
+    };
+    let mut any = false;
+    for lane in lanes.iter_mut() {
+        match lane.verdict {
+            Verdict::Forward | Verdict::Steered | Verdict::Reset if is_full_nat(services, lane) => {
+                lane.session = table.likely(lane.hash).unwrap_or(NOBODY);
+            }
+            Verdict::Answer => finding.whose(lane),
+            _ => continue,
+        }
+        any = true;
+        table.prefetch(lane.session);
+    }
+    if !any {
+        return;
+    }
+    for (frame, lane) in burst.iter().zip(lanes) {
+        match lane.verdict {
+            Verdict::Forward | Verdict::Steered if is_full_nat(services, lane) => {
+                finding.client(frame.data(), lane);
+            }
+            Verdict::Reset if is_full_nat(services, lane) => finding.spare(lane),
+            Verdict::Answer => finding.answer(lane),
+            _ => {}
+        }
+    }
+}
+
+impl Finding<'_> {
+    /// An answer's session by its port, or the worker that owns the port.
+    #[inline]
+    fn whose(&self, lane: &mut Lane) {
+        let port = lane.packet.destination_port();
+        let owner = owner(port, self.sessions.workers());
+        if owner != self.worker {
+            self.counters.add(counters::HANDED_OVER, 1);
+            lane.session = NOBODY;
+            lane.verdict = Verdict::HandOver(owner);
+            return;
+        }
+        let own = self.sessions.address(lane.backend as u16);
+        let session = own.and_then(|own| own.session(lane.packet.protocol, port));
+        lane.session = session.unwrap_or(NOBODY);
+    }
+
+    /// A backend's answer, or something else to an address of weir's.
+    #[inline]
+    fn answer(&self, lane: &mut Lane) {
+        let packet = &lane.packet;
+        let found = self.table.record(lane.session).filter(|record| {
+            let from = Side {
+                version: packet.version,
+                address: packet.source,
+                port: packet.source_port(),
+            };
+            record.fingerprint() != 0 && record.backend() == from && record.is_live(self.now)
+        });
+        match found {
+            Some(record) => {
+                let flags = packet.tcp_flags;
+                self.table
+                    .heard_backend(lane.session, record, flags, self.now);
+            }
+            None => self.not_a_session(lane),
+        }
+    }
+
+    /// What the packet would be if its destination were not weir's to speak from.
+    #[cold]
+    fn not_a_session(&self, lane: &mut Lane) {
+        let owner = self.services.owner_but_for_sessions(&lane.packet);
+        look_up::settle(self.services, owner, lane);
+        if let Verdict::Drop(DropReason::NoService | DropReason::NotOurs) = lane.verdict {
+            lane.verdict = Verdict::Drop(DropReason::NoSession);
+        }
+    }
+
+    /// A client's packet: its session, or a new one.
+    #[inline]
+    fn client(&self, frame: &[u8], lane: &mut Lane) {
+        let known = self.table.record(lane.session);
+        if known.is_none_or(|record| record.fingerprint() != lane.hash.fingerprint) {
+            lane.session = self.table.find(lane.hash).unwrap_or(NOBODY);
+        }
+        if let Some(record) = self.table.record(lane.session)
+            && self.keeps(frame, lane, record)
+        {
+            let flags = lane.packet.tcp_flags;
+            self.table
+                .heard_client(lane.session, record, flags, self.now);
+            lane.verdict = Verdict::Session;
+            return;
+        }
+        self.open(frame, lane);
+    }
+
+    /// A packet that is to be reset since conntrack does not know its flow: a session knows better.
+    #[cold]
+    fn spare(&self, lane: &mut Lane) {
+        let Some(session) = self.table.find(lane.hash) else {
+            return;
+        };
+        let Some(record) = self.table.record(session) else {
+            return;
+        };
+        let number = record.backend_number();
+        if record.is_live(self.now) && self.services.keeps(lane.service, number).is_some() {
+            (lane.session, lane.backend) = (session, number);
+            lane.verdict = Verdict::Session;
+            let flags = lane.packet.tcp_flags;
+            self.table.heard_client(session, record, flags, self.now);
+        }
+    }
+
+    /// Whether a packet goes on with the session that its flow has.
+    #[inline]
+    fn keeps(&self, frame: &[u8], lane: &mut Lane, record: Record<'_>) -> bool {
+        if !record.is_live(self.now) {
+            return false;
+        }
+        if opens(lane.packet.tcp_flags) {
+            let next = next_sequence(frame, &lane.packet);
+            let again = match record.state() {
+                State::Closing | State::Loose => true,
+                State::Opening | State::Answered => next != record.first_sequence(),
+                State::Established | State::Udp => record.flags() & flag::CLIENT_FIN != 0,
+            };
+            if again {
+                return false;
+            }
+        }
+        if record.backend_number() == lane.backend {
+            return true;
+        }
+        // Conntrack forgot the flow, or was never told: the session knows better, as long as its
+        // backend takes flows that it has.
+        let held = self.services.keeps(lane.service, record.backend_number());
+        if held.is_some() {
+            lane.backend = record.backend_number();
+        }
+        held.is_some()
+    }
+
+    #[inline(never)]
+    fn open(&self, frame: &[u8], lane: &mut Lane) {
+        if lane.session != NOBODY {
+            self.table.close(self.sessions, lane.session);
+        }
+        match self.opened(frame, lane) {
+            Ok(session) => {
+                lane.session = session;
+                lane.verdict = Verdict::Session;
+            }
+            Err(reason) => lane.verdict = Verdict::Drop(reason),
+        }
+    }
+
+    fn opened(&self, frame: &[u8], lane: &Lane) -> Result<u32, DropReason> {
+        let packet = &lane.packet;
+        // A reset of what is not known resets nothing.
+        if packet.tcp_flags & flags::RST != 0 {
+            return Err(DropReason::NoSession);
+        }
+        let (Some(service), Some(backend)) = (
+            self.services.get(lane.service),
+            self.services.backends.get(lane.backend as usize),
+        ) else {
+            return Err(DropReason::NoBackend);
+        };
+        let Service {
+            full_nat: Some(settings),
+            ..
+        } = service
+        else {
+            return Err(DropReason::NoService);
+        };
+        let tells = packet.protocol != protocol::TCP || opens(packet.tcp_flags);
+        let (inserted, told) = match (tells, packet.protocol) {
+            (false, _) => (0, 0),
+            (true, protocol::TCP) => (
+                telling::inserted(settings.client_address, packet.version),
+                telling::first_flags(settings.client_address),
+            ),
+            (true, _) => (0, telling::first_flags(settings.client_address)),
+        };
+        let port = match backend.port {
+            [0, 0] => packet.destination_port(),
+            port => u16::from_be_bytes(port),
+        };
+        let opening = Opening {
+            flow: lane.hash,
+            protocol: packet.protocol,
+            tcp_flags: packet.tcp_flags,
+            first_sequence: next_sequence(frame, packet),
+            client: Side {
+                version: packet.version,
+                address: packet.source,
+                port: packet.source_port(),
+            },
+            vip: Side {
+                version: packet.version,
+                address: packet.destination,
+                port: packet.destination_port(),
+            },
+            backend: Side {
+                version: backend.version,
+                address: backend.address,
+                port,
+            },
+            backend_number: lane.backend,
+            service_counters: service.counters,
+            addresses: match backend.version {
+                Version::V4 => &settings.from4,
+                Version::V6 => &settings.from6,
+            },
+            inserted,
+            telling: told,
+            times: settings.times(packet.protocol),
+        };
+        let any_port = |_, _| true;
+        let session = self
+            .table
+            .open(self.sessions, self.worker, &opening, self.now, any_port)?;
+        Ok(session)
+    }
+}
+
+/// The sequence number after a SYN's; zero for what has none.
+fn next_sequence(frame: &[u8], packet: &Packet) -> u32 {
+    let at = usize::from(packet.transport) + 4;
+    let field = frame.get(at..).and_then(|rest| rest.first_chunk::<4>());
+    match field {
+        Some(bytes) if packet.protocol == protocol::TCP => {
+            u32::from_be_bytes(*bytes).wrapping_add(1)
+        }
+        _ => 0,
+    }
+}

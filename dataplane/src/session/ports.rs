@@ -1,0 +1,242 @@
+//! An address that weir speaks to backends from, and its ports.
+//!
+//! A word for each port and protocol: the session that has the port, or the port's place in its
+//! owner's queue of free ports. The port that has been free for longest is taken first. A port that
+//! was given back rests for [`QUARANTINE_MS`] before it speaks to the *same* backend again, which
+//! may still remember it (TIME-WAIT, RFC 9293, section 3.6.1); to others it is as good as new.
+//!
+//! ## A port's word
+//! | | bit 63 | 62..48 | 47..32 | 31..0 |
+//! |---|---|---|---|---|
+//! | taken | 1 | 0 | 0 | the session's number |
+//! | free | 0 | tag of the last backend, 0 for never used | next free port | when it was given back |
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use weir_engine::memory::{HugeSlice, MemoryError, prefetch_read};
+use weir_engine::wire::protocol;
+
+use crate::address::{Addr, Version};
+use crate::conntrack::Tick;
+
+/// The lowest port that sessions get.
+pub const FIRST_PORT: u16 = 1024;
+/// The highest port that sessions get. Those behind are left to what weir itself says from the
+/// address, such as health checks.
+pub const LAST_PORT: u16 = 65_023;
+/// Ports of a block, which one worker owns: whole cache lines of words.
+pub const BLOCK: u16 = 64;
+/// How long a port rests before it speaks to the same backend again: twice the maximum segment
+/// lifetime as Linux and the BSDs count it.
+pub const QUARANTINE_MS: u32 = 60_000;
+/// Free ports looked at before a session is refused: bounded work a new session.
+const TRIES: usize = 16;
+
+const PORTS: usize = 1 << 16;
+const WORDS: usize = 8;
+const TAKEN: u64 = 1 << 63;
+
+/// The worker that owns a port.
+#[inline]
+#[must_use]
+pub const fn owner(port: u16, workers: u16) -> u16 {
+    (port / BLOCK) % if workers == 0 { 1 } else { workers }
+}
+
+/// An address of weir's own; see the module's text.
+#[derive(Debug)]
+pub struct SnatAddress {
+    /// Its family.
+    pub version: Version,
+    /// The address.
+    pub address: Addr,
+    workers: u16,
+    words: HugeSlice,
+    /// A line for each worker and protocol: `[head 16 | tail 16 | free ports 32]`, and a counter for
+    /// the identification of IPv4 datagrams.
+    queues: HugeSlice,
+}
+
+/// Which half of the words: sessions of TCP and UDP do not share ports.
+#[inline]
+const fn half(of: u8) -> usize {
+    (of != protocol::TCP) as usize
+}
+
+impl SnatAddress {
+    /// An address without a port to use yet.
+    pub(super) fn new(version: Version, address: Addr, workers: u16) -> Result<Self, MemoryError> {
+        let workers = workers.max(1);
+        Ok(Self {
+            version,
+            address,
+            workers,
+            words: HugeSlice::zeroed(2 * PORTS / WORDS, false)?,
+            queues: HugeSlice::zeroed(2 * usize::from(workers), false)?,
+        })
+    }
+
+    /// Frees all ports that sessions may have, to be first used in the order that `seed` makes; zero
+    /// is from the lowest up.
+    pub(super) fn free_all(&self, seed: u64) {
+        for worker in 0..self.workers {
+            let mut ports: Vec<u16> = (FIRST_PORT..=LAST_PORT)
+                .filter(|port| owner(*port, self.workers) == worker)
+                .collect();
+            shuffle(&mut ports, seed);
+            for of in [protocol::TCP, protocol::UDP] {
+                if let Some(queue) = self.queue(worker, of) {
+                    queue[0].store(0, Relaxed);
+                }
+                for port in &ports {
+                    self.push_back(worker, of, *port, 0);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn word(&self, of: u8, port: u16) -> Option<&AtomicU64> {
+        let index = half(of) * PORTS + usize::from(port);
+        self.words
+            .get(index / WORDS)
+            .map(|line| &line.0[index % WORDS])
+    }
+
+    fn queue(&self, worker: u16, of: u8) -> Option<&[AtomicU64; WORDS]> {
+        let line = usize::from(worker) * 2 + half(of);
+        self.queues.get(line).map(|line| &line.0)
+    }
+
+    /// Hot: asks for the word of a port.
+    #[inline]
+    pub fn prefetch(&self, of: u8, port: u16) {
+        if let Some(word) = self.word(of, port) {
+            prefetch_read(word);
+        }
+    }
+
+    /// Hot: the session that has the port.
+    #[inline]
+    #[must_use]
+    pub fn session(&self, of: u8, port: u16) -> Option<u32> {
+        let word = self.word(of, port)?.load(Relaxed);
+        (word & TAKEN != 0).then_some(word as u32)
+    }
+
+    /// Takes a free port of `worker` for a session with `backend`, one that `fits` if there is one
+    /// among the first few. `None` when there is no free port, or those that are free rest.
+    pub fn take(
+        &self,
+        worker: u16,
+        of: u8,
+        session: u32,
+        backend: (Addr, u16),
+        now: Tick,
+        fits: impl Fn(u16) -> bool,
+    ) -> Option<u16> {
+        let tag = tag(backend);
+        let mut left_for_fit = TRIES / 2;
+        for _ in 0..TRIES {
+            let (port, free) = self.pop_front(worker, of)?;
+            let rests = free_tag(free) == tag && now.since(Tick(free as u32)) < QUARANTINE_MS;
+            if rests || (left_for_fit > 0 && !fits(port)) {
+                left_for_fit = left_for_fit.saturating_sub(1);
+                self.push_back(worker, of, port, free);
+                continue;
+            }
+            self.word(of, port)?
+                .store(TAKEN | u64::from(session), Relaxed);
+            return Some(port);
+        }
+        None
+    }
+
+    /// Gives a port back whose session with `backend` spoke last at `last`.
+    pub fn give_back(&self, of: u8, port: u16, backend: (Addr, u16), last: Tick) {
+        let free = u64::from(tag(backend)) << 48 | u64::from(last.0);
+        self.push_back(owner(port, self.workers), of, port, free);
+    }
+
+    /// Free ports of a worker, resting ones included.
+    #[must_use]
+    pub fn free(&self, worker: u16, of: u8) -> u32 {
+        self.queue(worker, of)
+            .map_or(0, |queue| (queue[0].load(Relaxed) >> 32) as u32)
+    }
+
+    /// The next identification for a datagram of `worker` that leaves from here in pieces: no other
+    /// worker gives the same one out before 65,536 have gone.
+    #[must_use]
+    pub fn next_id(&self, worker: u16) -> u16 {
+        let Some(queue) = self.queue(worker, protocol::TCP) else {
+            return 0;
+        };
+        let count = queue[1].load(Relaxed);
+        queue[1].store(count.wrapping_add(1), Relaxed);
+        (count.wrapping_mul(u64::from(self.workers)) as u16).wrapping_add(worker)
+    }
+
+    fn pop_front(&self, worker: u16, of: u8) -> Option<(u16, u64)> {
+        let queue = self.queue(worker, of)?;
+        let held = queue[0].load(Relaxed);
+        let (head, tail, count) = (held as u16, (held >> 16) as u16, held >> 32);
+        if count == 0 {
+            return None;
+        }
+        let free = self.word(of, head)?.load(Relaxed);
+        let next = (free >> 32) as u16;
+        let ends = u64::from(next) | u64::from(tail) << 16;
+        queue[0].store(ends | (count - 1) << 32, Relaxed);
+        Some((head, free))
+    }
+
+    /// `free` is the port's word but for the next free port.
+    fn push_back(&self, worker: u16, of: u8, port: u16, free: u64) {
+        let (Some(queue), Some(word)) = (self.queue(worker, of), self.word(of, port)) else {
+            return;
+        };
+        word.store(free & !(0xffff << 32), Relaxed);
+        let held = queue[0].load(Relaxed);
+        let (head, tail, count) = (held as u16, (held >> 16) as u16, held >> 32);
+        let head = if count == 0 {
+            port
+        } else {
+            if let Some(last) = self.word(of, tail) {
+                let linked = last.load(Relaxed) & !(0xffff << 32) | u64::from(port) << 32;
+                last.store(linked, Relaxed);
+            }
+            head
+        };
+        let ends = u64::from(head) | u64::from(port) << 16;
+        queue[0].store(ends | (count + 1) << 32, Relaxed);
+    }
+}
+
+#[inline]
+const fn free_tag(word: u64) -> u16 {
+    (word >> 48) as u16 & 0x7fff
+}
+
+/// 15 bits that stand for a backend, never zero. Two backends with one tag only rest more ports than
+/// they must.
+const fn tag((Addr([low, high]), port): (Addr, u16)) -> u16 {
+    let mixed =
+        (low ^ high.rotate_left(32) ^ (port as u64) << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 49) as u16 | 1
+}
+
+/// Fisher and Yates, over Vigna's xorshift64*; nothing here has to be hard to guess for long.
+fn shuffle(ports: &mut [u16], seed: u64) {
+    if seed == 0 {
+        return;
+    }
+    let mut state = seed;
+    for last in (1..ports.len()).rev() {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        let draw = (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as usize;
+        ports.swap(last, draw % (last + 1));
+    }
+}
