@@ -103,7 +103,10 @@ impl Path {
             target
         };
         let port = config.ports.get(usize::from(hop.port))?;
-        let source = port.address_toward(toward)?;
+        let source = match service.forwarding {
+            Forwarding::FullNat => service.snat_toward(target)?,
+            _ => port.address_toward(toward)?,
+        };
         let outer = config
             .tunnel_source(service, backend.address)
             .and_then(|from| tunnel::outer(service, backend.address, from))
