@@ -1,6 +1,8 @@
 //! The fuzzer's kept corpus, replayed: what once was interesting stays harmless.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a helper that cannot go on fails its test
 
+#[path = "support/datagrams.rs"]
+mod datagrams;
 #[path = "support/harness.rs"]
 mod harness;
 #[path = "support/path_harness.rs"]
@@ -56,4 +58,19 @@ proptest! {
         }
         path_harness::play(&input);
     }
+}
+
+#[test]
+fn every_kept_datagram_has_one_backend_or_none() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/quic");
+    let mut played = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let datagram = std::fs::read(entry.unwrap().path()).unwrap();
+        // Cut short anywhere, as well.
+        for end in 0..=datagram.len() {
+            datagrams::play(&datagram[..end]);
+        }
+        played += 1;
+    }
+    assert!(played >= 20, "{played} inputs found in {folder}");
 }
