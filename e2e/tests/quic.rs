@@ -220,13 +220,23 @@ async fn roam(
 }
 
 fn run(forwarding: &str, vip: &str, with_ids: bool) -> Result<Outcome> {
-    let lab = Lab::new(Arms::Two, BACKENDS)?;
+    // A backend that answers directly has to reach the client without weir.
+    let arms = if forwarding == "nat" {
+        Arms::Two
+    } else {
+        Arms::One
+    };
+    let lab = Lab::new(arms, BACKENDS)?;
     for moves in 1..=MOVES {
         lab.client
             .ip(&format!("addr add {}/24 dev eth0", source(moves)?))?;
     }
     let name = instance();
-    let text = Config::two_armed(&name).text() + &service(forwarding, vip, with_ids);
+    let config = match arms {
+        Arms::One => Config::one_armed(&name),
+        Arms::Two => Config::two_armed(&name),
+    };
+    let text = config.text() + &service(forwarding, vip, with_ids);
     let mut weir = Daemon::start(&lab.balancer, lab.dir(), &name, &text)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
