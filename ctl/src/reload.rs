@@ -62,7 +62,7 @@ pub(crate) fn run(cli: &Cli, client: &Client, out: &mut dyn Write) -> Result<(),
         )?,
         _ => writeln!(
             out,
-            "{} says what is in force; nothing to change",
+            "the services of {} are in force already",
             client.config_path().display()
         )?,
     }

@@ -237,7 +237,7 @@ fn last_check(health: &BackendHealth) -> String {
         failure => format!("{failure}, {seconds}s ago"),
     };
     if let Some(held) = health.held_ms {
-        text += &format!("; held down {}s more", held.div_ceil(1_000));
+        text += &format!("; held {}s more", held.div_ceil(1_000));
     }
     text
 }

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use support::Daemon;
+use support::{CONFIG, Daemon};
 
 fn assert_fits_80_columns(text: &str) {
     for line in text.lines() {
@@ -34,6 +34,26 @@ fn service_show() {
     let text = daemon.run("service show web");
     assert_fits_80_columns(&text);
     insta::assert_snapshot!("service-show", text);
+}
+
+#[test]
+fn service_show_says_what_checks_found() {
+    let checked = "forwarding = \"nat\"\n[service.health]\nkind = \"http\"\npath = \"/healthz\"\n";
+    let daemon = Daemon::with_config(&CONFIG.replacen("forwarding = \"nat\"\n", checked, 1));
+    let text = daemon.run("service show web");
+    assert_fits_80_columns(&text);
+    insta::assert_snapshot!("service-show-checks", text);
+    insta::assert_snapshot!(
+        "backend-list-checks-json",
+        daemon.run("backend list web --output json")
+    );
+}
+
+#[test]
+fn reload_names_what_it_left_alone() {
+    let daemon = Daemon::start();
+    insta::assert_snapshot!("reload", daemon.run("reload"));
+    insta::assert_snapshot!("reload-json", daemon.run("reload --output json"));
 }
 
 #[test]

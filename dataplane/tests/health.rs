@@ -65,9 +65,13 @@ impl World {
 
     /// Lets time pass, in steps of a millisecond.
     fn run(&mut self, nanos: u64) {
+        self.run_in_steps(nanos, MILLI);
+    }
+
+    fn run_in_steps(&mut self, nanos: u64, step: u64) {
         let end = self.rig.now + nanos;
         while self.rig.now < end {
-            let mut frames = self.rig.tick(MILLI);
+            let mut frames = self.rig.tick(step);
             // What one sends the other hears within the same step.
             for _ in 0..20 {
                 for (_, frame) in frames.drain(..) {
@@ -273,6 +277,45 @@ fn refused_clients_take_a_server_down_before_its_next_check() {
 }
 
 #[test]
+fn errors_about_clients_syns_take_a_server_down_before_its_next_check() {
+    let health = "kind = \"http\"\ninterval = \"60s\"\ntimeout = \"1s\"\nfall = 3\nrise = 1\n";
+    let mut world = World::new(&config("nat", "", health), 8080, None);
+    world.run(65 * SECOND);
+    world.rig.look_at_refusals();
+    world.hosts[0].manner = Manner::Dead;
+    for port in 5000..5060 {
+        let client = format!("203.0.113.5:{port}");
+        let mut syn = frame(&client, "198.51.100.10:80", Transport::Syn);
+        syn.payload.clear();
+        for (_, sent) in world.rig.play(0, &syn.build()) {
+            if sent[..6] != world.hosts[0].mac {
+                continue;
+            }
+            // The router before the server says that the host cannot be reached.
+            let unreachable = etherparse::Icmpv4Type::DestinationUnreachable(
+                etherparse::icmpv4::DestUnreachableHeader::Host,
+            );
+            let mut error = Vec::new();
+            etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], support::WEIR_MAC)
+                .ipv4([10, 0, 0, 9], [203, 0, 113, 5], 64)
+                .icmpv4(unreachable)
+                .write(&mut error, &sent[14..])
+                .unwrap();
+            world.rig.play(0, &error);
+        }
+    }
+    world.rig.look_at_refusals();
+    world.run(MILLI);
+    assert_eq!(
+        world.said("connections of clients refused"),
+        1,
+        "{:?}",
+        world.events
+    );
+    assert_eq!(world.state(0), BackendState::Down);
+}
+
+#[test]
 fn one_check_serves_all_services_that_ask_the_same() {
     let first = config(
         "dsr-l2",
@@ -406,4 +449,42 @@ fn unknown_tcp_in_mid_stream_is_steered_or_reset() {
     assert!(segment(&mut reset, 30_001, Transport::Ack).starts_with("host"));
     assert!(segment(&mut reset, 30_002, Transport::Rst).starts_with("host"));
     reset.rig.assert_all_accounted_for();
+}
+
+/// Two hours of a server that works for four seconds and then fails for four, over and over.
+fn two_hours_of_flapping() -> Vec<(u64, String)> {
+    let health = "kind = \"http\"\ninterval = \"1s\"\ntimeout = \"500ms\"\nfall = 2\nrise = 2\n\
+                  flap = { changes = 4, window = \"60s\", hold = \"30s\", max_hold = \"10m\" }\n";
+    let mut world = World::new(&config("nat", "", health), 8080, None);
+    for round in 0..900 {
+        world.hosts[1].manner = Manner::Serves("fine");
+        world.run_in_steps(4 * SECOND, 100 * MILLI);
+        world.hosts[1].manner = Manner::Refuses;
+        world.run_in_steps(4 * SECOND, 100 * MILLI);
+        assert_eq!(
+            (world.states()[0], world.states()[2]),
+            ("up", "up"),
+            "{round}"
+        );
+    }
+    world.rig.assert_all_accounted_for();
+    world.events
+}
+
+#[test]
+fn two_hours_of_flapping_are_held_down_ever_longer_and_always_alike() {
+    let events = two_hours_of_flapping();
+    let held: Vec<&str> = events
+        .iter()
+        .filter_map(|(_, text)| text.split("held down for ").nth(1)?.split(',').next())
+        .collect();
+    assert_eq!(&held[..6], ["30s", "1m", "2m", "4m", "8m", "10m"]);
+    assert!(held[6..].iter().all(|time| *time == "10m"), "{held:?}");
+    // Without holds it would have gone up 900 times.
+    let ups = events
+        .iter()
+        .filter(|(_, text)| text.ends_with("is up"))
+        .count();
+    assert!(ups < 60, "{ups}");
+    assert_eq!(events, two_hours_of_flapping());
 }

@@ -200,6 +200,161 @@ fn script_commands_are_carried_out_at_their_moments() {
     assert!(to_first(900, 1_000) > 10);
 }
 
+/// A connection that lasts two hours and is silent for longer and longer, beside others that begin
+/// every ten seconds.
+fn two_hours(bench: &Bench) {
+    let mut frames = Vec::new();
+    let client = "192.0.2.99:1000";
+    let web = "192.0.2.10:80";
+    frames.push((0, frame(client, web, Transport::Syn).build()));
+    for second in (1..7_200u64).step_by(10) {
+        let source = format!("192.0.2.99:{}", 2000 + second);
+        frames.push((second * 1_000, frame(&source, web, Transport::Syn).build()));
+        frames.push((
+            second * 1_000 + 1,
+            frame(client, web, Transport::Ack).build(),
+        ));
+    }
+    bench.capture("in.pcap", &frames);
+}
+
+#[test]
+fn two_hours_of_drains_and_overrides_pass_in_an_instant_and_always_alike() {
+    let bench = Bench::new();
+    two_hours(&bench);
+    let script = "@60 backend drain web 10.0.0.11:80\n@1200 backend enable web 10.0.0.11:80\n\
+                  @2400 backend force web 10.0.0.12:80 down\n@3600 backend force web 10.0.0.12:80 auto\n\
+                  @4800 backend drain web 10.0.0.12:80 --timeout 20m\n\
+                  @5400 backend drain web 10.0.0.11:80 --force --timeout never\n\
+                  @7000 backend enable web 10.0.0.11:80\n";
+    std::fs::write(bench.path("script"), script).unwrap();
+    let arguments = |out: &'static str| {
+        [
+            "--in",
+            "wan=in.pcap",
+            "--out",
+            out,
+            "--script",
+            "script",
+            "--json",
+        ]
+    };
+    let output = bench.replay(&arguments("out.pcap"));
+    assert!(output.status.success(), "{output:?}");
+    let report = json(&output);
+    let events: Vec<(u64, &str)> = report["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| {
+            (
+                event["at_ns"].as_u64().unwrap(),
+                event["text"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    let left = "what was left is steered anew";
+    assert_eq!(
+        events,
+        [
+            (
+                360_000_000_000,
+                &*format!("web: drain of 10.0.0.11:80 ended; {left}")
+            ),
+            (
+                6_000_000_000_000,
+                &*format!("web: drain of 10.0.0.12:80 ended; {left}")
+            ),
+        ]
+    );
+    let to = |backend: u8, from: u64, until: u64, flow: fn(u16) -> bool| {
+        frames(&bench.path("out.pcap"))
+            .iter()
+            .filter(|(time, _)| {
+                (START + from * 1_000 * MILLI..START + until * 1_000 * MILLI).contains(time)
+            })
+            .filter(|(_, bytes)| {
+                bytes[5] == backend && flow(u16::from_be_bytes([bytes[34], bytes[35]]))
+            })
+            .count()
+    };
+    let new: fn(u16) -> bool = |port| port != 1000;
+    let old: fn(u16) -> bool = |port| port == 1000;
+    assert_eq!(to(0x0b, 60, 1_200, new), 0, "no new flow while it drains");
+    assert_eq!(to(0x0b, 361, 1_200, old), 0, "nothing after 300 s");
+    assert_eq!(
+        to(0x0c, 2_400, 3_600, |_| true),
+        0,
+        "nothing while it is forced down"
+    );
+    assert!(to(0x0c, 3_600, 4_800, new) > 20, "both take flows again");
+    assert_eq!(to(0x0c, 4_800, 7_000, new), 0);
+    assert_eq!(to(0x0b, 5_410, 7_000, new), 0, "nobody takes new flows");
+    assert!(report["drops"]["no_backend"].as_u64().unwrap() > 100);
+    let again = bench.replay(&arguments("again.pcap"));
+    assert_eq!(again.stdout, output.stdout);
+    let read = |name| std::fs::read(bench.path(name)).unwrap();
+    assert_eq!(read("out.pcap"), read("again.pcap"));
+}
+
+#[test]
+fn health_checks_are_sent_in_a_replay_only_when_asked_for() {
+    let bench = Bench::new();
+    let checked = CONFIG.replace(
+        "forwarding = \"nat\"\n",
+        "forwarding = \"nat\"\n[service.health]\nkind = \"http\"\ninterval = \"1s\"\nfall = 2\n",
+    );
+    std::fs::write(bench.path("weir.toml"), checked).unwrap();
+    let flows: Vec<(u64, Vec<u8>)> = (0..200)
+        .map(|flow| {
+            let source = format!("192.0.2.99:{}", 1000 + flow);
+            let syn = frame(&source, "192.0.2.10:80", Transport::Syn);
+            (flow * 50, syn.build())
+        })
+        .collect();
+    bench.capture("in.pcap", &flows);
+    let silent = bench.replay(&["--in", "wan=in.pcap", "--out", "out.pcap", "--json"]);
+    assert_eq!(json(&silent)["packets"]["forwarded"], 200);
+    assert_eq!(frames(&bench.path("out.pcap")).len(), 200);
+    assert!(json(&silent)["events"].is_null());
+    let asked = [
+        "--in",
+        "wan=in.pcap",
+        "--out",
+        "lan=out.pcap",
+        "--json",
+        "--checks",
+    ];
+    let checking = bench.replay(&asked);
+    let report = json(&checking);
+    // Nobody answers in this capture: both are found down, and the pool fails open.
+    let texts: Vec<&str> = report["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["text"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        texts
+            .iter()
+            .filter(|text| text.ends_with("no answer within 1s"))
+            .count(),
+        2
+    );
+    assert!(
+        texts.contains(&"web: all backends are down; it fails open"),
+        "{texts:?}"
+    );
+    assert_eq!(report["packets"]["forwarded"], 200);
+    let sent = frames(&bench.path("out.pcap"));
+    let checks = sent
+        .iter()
+        .filter(|(_, bytes)| bytes[26..30] == [10, 0, 0, 1]);
+    assert!(checks.count() > 15);
+    assert_eq!(bench.replay(&asked).stdout, checking.stdout);
+    assert_eq!(frames(&bench.path("out.pcap")), sent);
+}
+
 #[test]
 fn a_refused_command_is_told_and_the_run_goes_on_to_exit_code_1() {
     let bench = Bench::new();

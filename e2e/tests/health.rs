@@ -75,6 +75,8 @@ fn certificate(dir: &Path) -> Result<(String, String)> {
         "/CN=tls.test",
         "-addext",
         "subjectAltName=DNS:tls.test",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
         "-keyout",
         &key,
         "-out",
@@ -351,4 +353,103 @@ fn under_load_a_drain_fails_no_request_and_a_kill_only_those_it_held() -> Result
         "a dead server got requests: {seen:?}"
     );
     Ok(())
+}
+
+/// Flows that each backend of `web` has begun.
+fn new_flows(weir: &Daemon) -> Result<Vec<u64>> {
+    let listed = weir.ctl_json(&["backend", "list", "web"])?;
+    let listed = listed.as_array().cloned().unwrap_or_default();
+    Ok(listed
+        .iter()
+        .map(|backend| backend["new_flows"].as_u64().unwrap_or(0))
+        .collect())
+}
+
+#[test]
+fn a_server_that_comes_back_under_load_gets_its_share_in_steps() -> Result {
+    if !host::ready()? {
+        return Ok(());
+    }
+    const RAMP: u64 = 10;
+    let lab = Lab::new(Arms::One, BACKENDS)?;
+    let named = lab.backends.iter().enumerate();
+    let mut nginx = named
+        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
+        .collect::<Result<Vec<_>>>()?;
+    let name = instance();
+    let config = Config::one_armed(&name)
+        .service("web", "nat", "tcp", NAT_VIP4, "80", &backends(8080))
+        .service_text(&format!("slow_start = \"{RAMP}s\"\n"))
+        .service_text(&health("kind = \"http\""));
+    let weir = Daemon::start(&lab.balancer, lab.dir(), &name, &config.text())?;
+    await_states(&weir, "web", &["up", "up", "up"])?;
+    nginx.truncate(2);
+    await_states(&weir, "web", &["up", "up", "down"])?;
+    let load = Load::start(&lab.client, lab.dir(), NAT_VIP4)?;
+    nginx.push(Nginx::start(&lab.backends[2], lab.dir(), "back")?);
+    await_states(&weir, "web", &["up", "up", "slow-start"])?;
+    let started = Instant::now();
+    let mut before = new_flows(&weir)?;
+    let mut shares: Vec<(f64, f64)> = Vec::new();
+    while started.elapsed() < Duration::from_secs(RAMP + 4) {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = new_flows(&weir)?;
+        let begun: Vec<u64> = now.iter().zip(&before).map(|(a, b)| a - b).collect();
+        let all: u64 = begun.iter().sum();
+        if all > 0 {
+            let share = begun[2] as f64 / all as f64;
+            shares.push((started.elapsed().as_secs_f64(), share));
+        }
+        before = now;
+    }
+    load.stop_without_failures()?;
+    let line: Vec<String> = shares
+        .iter()
+        .map(|(at, share)| format!("{at:.0}s {:.0}%", share * 100.0))
+        .collect();
+    println!("share of new flows: {}", line.join(", "));
+    if let Some(file) = std::env::var_os("WEIR_PLOT") {
+        std::fs::write(file, plot(&shares, RAMP as f64))?;
+    }
+    let mean = |range: std::ops::Range<usize>| {
+        let part = shares.get(range).unwrap_or_default();
+        part.iter().map(|(_, share)| share).sum::<f64>() / part.len().max(1) as f64
+    };
+    let (early, late) = (mean(0..3), mean(RAMP as usize..shares.len()));
+    ensure!(early < 0.15, "a third at once: {line:?}");
+    ensure!(late > 0.23, "it never gets its third: {line:?}");
+    Ok(())
+}
+
+/// Shares over time as SVG, with the time of the slow start and the fair share marked.
+fn plot(shares: &[(f64, f64)], ramp: f64) -> String {
+    let (x, y) = (
+        |at: f64| 60.0 + at * 40.0,
+        |share: f64| 240.0 - share * 500.0,
+    );
+    let points: Vec<String> = shares
+        .iter()
+        .map(|(at, share)| format!("{:.1},{:.1}", x(*at), y(*share)))
+        .collect();
+    let (right, fair, end) = (x(15.0), y(1.0 / 3.0), x(ramp));
+    let mut marks = String::new();
+    for second in (0..=14).step_by(2) {
+        let at = x(f64::from(second));
+        marks += &format!("<text x=\"{at}\" y=\"258\" text-anchor=\"middle\">{second}</text>\n");
+    }
+    for percent in [0, 10, 20, 30, 40] {
+        let at = y(f64::from(percent) / 100.0);
+        marks += &format!("<text x=\"52\" y=\"{at}\" text-anchor=\"end\">{percent}</text>\n");
+    }
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 680 290\" font-family=\"sans-serif\" \
+         font-size=\"12\">\n<title>Slow start under load</title>\n\
+         <rect width=\"680\" height=\"290\" fill=\"white\"/>\n\
+         <path d=\"M60 30V240H{right}\" fill=\"none\" stroke=\"black\"/>\n\
+         <path d=\"M60 {fair}H{right}M{end} 30V240\" fill=\"none\" stroke=\"grey\" stroke-dasharray=\"4\"/>\n\
+         <polyline points=\"{}\" fill=\"none\" stroke=\"#1f77b4\" stroke-width=\"2\"/>\n{marks}\
+         <text x=\"360\" y=\"280\" text-anchor=\"middle\">seconds since the server was up again</text>\n\
+         <text x=\"60\" y=\"20\">% of new flows; one of three servers, slow_start = \"{ramp}s\"</text>\n</svg>\n",
+        points.join(" ")
+    )
 }

@@ -155,7 +155,10 @@ impl<S: BufferSource> Control<S> {
             .collect();
         let mut all = Vec::with_capacity(pool.services.len());
         for service in &pool.services {
-            let before = places.get(&service.name).and_then(|place| {
+            // Only growing shares depend on what was before.
+            let place = places.get(&service.name);
+            let place = place.filter(|_| !service.slow_start.is_zero());
+            let before = place.and_then(|place| {
                 let standings = self.standings.get(*place)?;
                 let service = self.pool.services.get(*place)?;
                 Some((service.clone(), standings.clone()))

@@ -132,6 +132,79 @@ fn a_commit_is_put_in_force_and_acknowledged() {
 }
 
 #[test]
+fn a_thousand_changes_are_coalesced_none_is_lost_and_the_last_is_in_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = server(&folder);
+    // A daemon that is busy with each change for longer than the next ones take to come.
+    let stop = Arc::new(AtomicBool::new(false));
+    let until = Arc::clone(&stop);
+    let thread = std::thread::spawn(move || {
+        let mut put_in_force = 0;
+        while !until.load(Ordering::Relaxed) {
+            let before = server.generation();
+            attend(&mut server);
+            put_in_force += u32::from(server.generation() != before);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        put_in_force
+    });
+    let client = client(&folder);
+    let mut edit = client.edit(SOON).unwrap();
+    let mut last = 0;
+    for change in 0..1_000u32 {
+        let mut pool = edit.base().clone();
+        // Each adds to what was before, so that one which is lost is missed at the end.
+        pool.services[0].backends[0].weight += 1;
+        pool.services[0].backends[(change % 3) as usize].port += 1;
+        last = edit.commit(&pool).unwrap();
+    }
+    let expected = edit.base().clone();
+    assert_eq!(
+        edit.wait(last, SOON).unwrap(),
+        Outcome::Acknowledged { workers: 2 }
+    );
+    drop(edit);
+    assert_eq!(client.running().unwrap().pool, expected);
+    assert_eq!(
+        expected.services[0].backends[0].weight,
+        sample().services[0].backends[0].weight + 1_000
+    );
+    stop.store(true, Ordering::Relaxed);
+    let put_in_force = thread.join().unwrap();
+    assert!(
+        put_in_force < 500,
+        "{put_in_force} of 1,000 were put in force one by one"
+    );
+}
+
+#[test]
+fn of_several_operators_at_once_none_loses_a_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(server(&folder));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let client = client(&folder);
+                for _ in 0..25 {
+                    let mut edit = client.edit(SOON).unwrap();
+                    let mut pool = edit.base().clone();
+                    pool.services[0].backends[0].weight += 1;
+                    let generation = edit.commit(&pool).unwrap();
+                    let outcome = edit.wait(generation, SOON).unwrap();
+                    assert_eq!(outcome, Outcome::Acknowledged { workers: 2 });
+                }
+            });
+        }
+    });
+    let running = client(&folder).running().unwrap();
+    assert_eq!(
+        running.pool.services[0].backends[0].weight,
+        sample().services[0].backends[0].weight + 100
+    );
+    daemon.end();
+}
+
+#[test]
 fn a_refused_commit_does_not_stand_in_the_way_of_the_next() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(server(&folder));

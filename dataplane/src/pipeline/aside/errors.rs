@@ -1,8 +1,8 @@
 //! ICMP: errors to whom they concern, and pings.
 
 use weir_engine::buffer::Buffer;
-use weir_engine::wire::protocol;
-use weir_shm::counters::DropReason;
+use weir_engine::wire::{protocol, tcp::flags};
+use weir_shm::counters::{self, DropReason};
 use weir_shm::model::Ping;
 
 use super::Aside;
@@ -65,6 +65,7 @@ impl<B: Buffer> Aside<'_, B> {
                 self.error_to_backend(frame, packet, (message, &quote), &asked, place)
             }
             Owner::Return(number) => {
+                self.count_unreachable(frame, message, &quote, number);
                 self.to_client(frame, packet, number, |frame, service, backend| {
                     backend
                         .mode
@@ -77,6 +78,32 @@ impl<B: Buffer> Aside<'_, B> {
             Owner::Answer(_) | Owner::NoService | Owner::NotOurs => {
                 Outcome::Drop(DropReason::NotOurs)
             }
+        }
+    }
+
+    /// Counts that a client's SYN could not reach its backend, as a connection that was refused. That
+    /// a packet was too large says nothing of the backend.
+    fn count_unreachable(&self, frame: &B, message: &Message, quote: &Quote, number: u32) {
+        const TOO_LARGE: u8 = 4;
+        let data = frame.data();
+        let icmp = data.get(usize::from(message.icmp)..);
+        let unreachable = match (message.version, icmp) {
+            (Version::V4, Some([3, code, ..])) => *code != TOO_LARGE,
+            (Version::V6, Some([1, ..])) => true,
+            _ => false,
+        };
+        let quoted = data.get(usize::from(quote.transport)..usize::from(quote.end));
+        let is_syn = quoted
+            .and_then(|segment| segment.get(13))
+            .is_some_and(|found| found & (flags::SYN | flags::ACK) == flags::SYN);
+        let backend = self.snapshot.services.backends.get(number as usize);
+        if let Some(backend) = backend
+            && unreachable
+            && is_syn
+            && quote.protocol == protocol::TCP
+        {
+            let counter = backend.counters as usize + counters::REFUSED;
+            self.counters.add(counter, 1);
         }
     }
 
