@@ -8,6 +8,7 @@
 pub mod config;
 pub mod cores;
 pub mod daemon;
+pub mod decapsulator;
 pub mod failure;
 pub mod host;
 pub mod lab;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use weir_e2e::config::Config;
 use weir_e2e::daemon::Daemon;
+use weir_e2e::decapsulator::Decapsulator;
 use weir_e2e::lab::{Arms, DSR_VIP4, Lab, NAT_VIP4, backend4, instance};
 use weir_e2e::quic::{self, Client, Naming};
 use weir_e2e::{Result, ensure, host};
@@ -220,13 +221,19 @@ async fn roam(
 }
 
 fn run(forwarding: &str, vip: &str, with_ids: bool) -> Result<Outcome> {
-    // A backend that answers directly has to reach the client without weir.
+    // Only what the backend answers directly has to reach the client without weir.
     let arms = if forwarding == "nat" {
         Arms::Two
     } else {
         Arms::One
     };
     let lab = Lab::new(arms, BACKENDS)?;
+    let mut tunnels = Vec::new();
+    if forwarding == "dsr-ipip" {
+        for backend in &lab.backends {
+            tunnels.push(Decapsulator::start(backend)?);
+        }
+    }
     for moves in 1..=MOVES {
         lab.client
             .ip(&format!("addr add {}/24 dev eth0", source(moves)?))?;
@@ -242,8 +249,14 @@ fn run(forwarding: &str, vip: &str, with_ids: bool) -> Result<Outcome> {
         .enable_all()
         .build()?;
     let began = Instant::now();
-    let outcome = runtime.block_on(roam(&lab, &weir, vip, forwarding == "dsr-l2", with_ids))?;
+    let outcome = runtime.block_on(roam(&lab, &weir, vip, forwarding != "nat", with_ids))?;
     runtime.shutdown_background();
+    for (tunnel, n) in tunnels.iter().zip(1..=FIRST) {
+        ensure!(
+            tunnel.packets() > 0,
+            "nothing came to backend {n} through the tunnel"
+        );
+    }
     let ids = if with_ids { "with" } else { "without" };
     eprintln!(
         "{forwarding}, {ids} server IDs: of {CONNECTIONS} connections over {} backends, {MOVES} moves and 10 changes of the pool \
@@ -287,6 +300,11 @@ fn with_nat_a_thousand_connections_stay_while_clients_move_and_the_pool_changes(
 #[test]
 fn with_dsr_l2_a_thousand_connections_stay_while_clients_move_and_the_pool_changes() -> Result {
     all_stay("dsr-l2", DSR_VIP4)
+}
+
+#[test]
+fn through_ipip_a_thousand_connections_stay_while_clients_move_and_the_pool_changes() -> Result {
+    all_stay("dsr-ipip", DSR_VIP4)
 }
 
 #[test]
