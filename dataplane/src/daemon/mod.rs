@@ -32,6 +32,7 @@ use crate::conntrack::{Conntrack, ConntrackReader};
 use crate::control::neighbours::HELD_IN_ALL;
 use crate::control::{Control, PortFacts, Refusal};
 use crate::flow::{FlowHasher, HashKey};
+use crate::fragments::table as fragments;
 use crate::pipeline::Pipeline;
 
 use operator::Operator;
@@ -307,7 +308,7 @@ impl Pools {
         for (index, (node, ports)) in nodes.iter().enumerate() {
             // Both rings of every queue full, every worker's cache full, and all that may wait.
             let needed = ports * workers * 2 * u32::from(DESCRIPTORS)
-                + workers * 1_024
+                + workers * (1_024 + fragments::HELD) as u32
                 + (RING + HELD_IN_ALL) as u32;
             let given = config.engine.memory_mb.unwrap_or(0) / nodes.len() as u32 * BUFFERS_PER_MB;
             let mtu = config
