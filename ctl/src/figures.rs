@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use weir_shm::client::Counters;
-use weir_shm::counters::{ANSWERED, DropReason, FORWARDED, RECEIVED, WORKER_COUNTERS, drop_index};
+use weir_shm::counters::{
+    ANSWERED, DropReason, FORWARDED, PIECES_MADE, RECEIVED, WORKER_COUNTERS, drop_index,
+};
 use weir_shm::segment::port::PortStatus;
 
 /// Frames by what became of them.
@@ -21,7 +23,10 @@ impl Packets {
     pub(crate) fn sum(counters: &Counters) -> Self {
         Self {
             received: counters.sum(RECEIVED),
-            forwarded: counters.sum(FORWARDED),
+            // A packet that was cut is one that came in, however many pieces it became.
+            forwarded: counters
+                .sum(FORWARDED)
+                .saturating_sub(counters.sum(PIECES_MADE)),
             answered: counters.sum(ANSWERED),
             dropped: drops(counters).values().sum(),
         }

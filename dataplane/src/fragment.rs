@@ -17,26 +17,39 @@ const OFFSET: u16 = 0x1fff;
 /// A packet with this bit must not be fragmented.
 const DONT: u16 = 0x4000;
 
+/// Whether an IPv4 header begins a datagram: with the first piece of it, or all.
+#[must_use]
+pub fn is_first(header: &[u8; ipv4::LEN]) -> bool {
+    u16::from_be_bytes([header[6], header[7]]) & OFFSET == 0
+}
+
 /// Whether an IPv4 header forbids fragmentation.
 #[must_use]
 pub fn is_forbidden(header: &[u8; ipv4::LEN]) -> bool {
     u16::from_be_bytes([header[6], header[7]]) & DONT != 0
 }
 
-/// Splits the IPv4 packet at `network` into pieces of at most `mtu` bytes with their IP headers.
-/// `copy` makes a frame of bytes, and `each` takes the pieces in order.
+/// Who takes the pieces of a packet.
+pub trait Pieces<B> {
+    /// A frame that holds a copy of `bytes`; `None` without a free buffer.
+    fn copy(&mut self, bytes: &[u8]) -> Option<B>;
+    /// The next piece, in order.
+    fn take(&mut self, piece: B);
+}
+
+/// Splits the IPv4 packet at `network` into pieces of at most `mtu` bytes with their IP headers, and
+/// gives them to `pieces`.
 ///
 /// # Errors
 /// [`DropReason::TooLarge`] where `mtu` leaves no room for eight bytes of payload or the packet
-/// forbids it, [`DropReason::NoBuffer`] where `copy` gives nothing, [`DropReason::IpLength`] where
-/// the packet is not whole. Pieces that were given to `each` before stay given.
+/// forbids it, [`DropReason::NoBuffer`] without a buffer, [`DropReason::IpLength`] where the packet
+/// is not whole. Pieces that were given before stay given.
 #[cold]
 pub fn split<B: Buffer>(
     frame: &[u8],
     network: usize,
     mtu: usize,
-    mut copy: impl FnMut(&[u8]) -> Option<B>,
-    mut each: impl FnMut(B),
+    pieces: &mut impl Pieces<B>,
 ) -> Result<(), DropReason> {
     let packet = frame.get(network..).ok_or(DropReason::IpLength)?;
     let fixed = packet.first_chunk().ok_or(DropReason::IpLength)?;
@@ -51,19 +64,19 @@ pub fn split<B: Buffer>(
         return Err(DropReason::TooLarge);
     }
     let flags = u16::from_be_bytes([fixed[6], fixed[7]]);
-    let pieces = payload.len().div_ceil(room).max(1);
+    let count = payload.len().div_ceil(room);
     for (number, piece) in payload.chunks(room).enumerate() {
         // A frame of the right length with all headers; the piece goes over its payload.
         let copied = network + header_len + piece.len();
         let mut fragment = frame
             .get(..copied)
-            .and_then(&mut copy)
+            .and_then(|bytes| pieces.copy(bytes))
             .ok_or(DropReason::NoBuffer)?;
         let data = fragment.data_mut();
         if let Some(place) = data.get_mut(network + header_len..copied) {
             place.copy_from_slice(piece);
         }
-        let is_last = number + 1 == pieces && flags & MORE == 0;
+        let is_last = number + 1 == count && flags & MORE == 0;
         // A packet has at most 65,535 bytes, so the sum stays below 13 bits, or wraps for a piece
         // that claimed to begin beyond them.
         let offset = (flags & OFFSET).wrapping_add((number * room / 8) as u16) & OFFSET;
@@ -71,7 +84,7 @@ pub fn split<B: Buffer>(
             let later = number > 0;
             write_header(header, piece.len(), offset, !is_last, later);
         }
-        each(fragment);
+        pieces.take(fragment);
     }
     Ok(())
 }
@@ -141,12 +154,21 @@ mod tests {
     }
 
     fn pieces(frame: &[u8], mtu: usize) -> Result<Vec<Vec<u8>>, DropReason> {
-        let mut pieces = Vec::new();
-        let copy = |bytes: &[u8]| Some(HeapBuffer::new(bytes));
-        split(frame, 14, mtu, copy, |piece: HeapBuffer| {
-            pieces.push(piece.data().to_vec());
-        })?;
-        Ok(pieces)
+        let mut taken = Taken::default();
+        split(frame, 14, mtu, &mut taken)?;
+        Ok(taken.0)
+    }
+
+    #[derive(Default)]
+    struct Taken(Vec<Vec<u8>>);
+
+    impl Pieces<HeapBuffer> for Taken {
+        fn copy(&mut self, bytes: &[u8]) -> Option<HeapBuffer> {
+            Some(HeapBuffer::new(bytes))
+        }
+        fn take(&mut self, piece: HeapBuffer) {
+            self.0.push(piece.data().to_vec());
+        }
     }
 
     #[test]

@@ -56,6 +56,9 @@ impl Sink<HeapBuffer> for Back {
     fn answer(&mut self, _: u16, frame: HeapBuffer) {
         self.free(frame);
     }
+    fn copy(&mut self, bytes: &[u8]) -> Option<HeapBuffer> {
+        Some(HeapBuffer::new(bytes))
+    }
     fn hand_over(&mut self, _: u16, _: u16, frame: HeapBuffer) {
         self.free(frame);
     }

@@ -44,6 +44,7 @@ worker_counters! {
     13 BUSY_POLLS "busy_polls" "Rounds in which a frame came in.";
     14 HELD "held" "Packets that waited for a neighbour.";
     15 EVENTS_LOST "events_lost" "Messages to the control core that found its queue full.";
+    16 PIECES_MADE "pieces_made" "Frames that came of cutting packets too large for their way, beyond those that came in.";
     24 TOA_NO_ROOM "toa_no_room" "Segments that should have told the client's address and had no room for the option TOA.";
     25 HANDED_OVER "handed_over" "Frames handed to the worker whose session they belong to.";
 }

@@ -207,6 +207,7 @@ fn balance(
             to_control: to_control.clone(),
             from_control,
             to_peers: to_peers.clone(),
+            buffers: pools.any.clone(),
             from_peers: from_peers.next().unwrap_or_else(|| ring::ring(1).1),
         };
         prepared.push(worker::Worker::new(

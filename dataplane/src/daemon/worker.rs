@@ -4,11 +4,12 @@
 //! for anybody: what a device or the control core cannot take is counted and freed.
 
 use arrayvec::ArrayVec;
-use weir_engine::buffer::Buffer;
+use weir_engine::buffer::{Buffer, BufferSource};
 use weir_engine::clock::Clock;
 use weir_engine::counters::CounterWriter;
 use weir_engine::idle::Idle;
 use weir_engine::mbuf::{Mbuf, free_bulk};
+use weir_engine::mempool::Mempool;
 use weir_engine::publish::Reader;
 use weir_engine::queue::{RxQueue, TxQueue};
 use weir_engine::ring;
@@ -60,6 +61,7 @@ struct Leaving {
     ports: Vec<Out>,
     to_control: ring::Sender<ToControl>,
     to_peers: Vec<ring::Sender<Handed>>,
+    buffers: Mempool,
     peer_full: u64,
     sent: u64,
     sent_bytes: u64,
@@ -174,6 +176,10 @@ impl Sink<Mbuf> for Leaving {
         self.refused += 1 - sent;
     }
 
+    fn copy(&mut self, bytes: &[u8]) -> Option<Mbuf> {
+        self.buffers.copy_from(bytes)
+    }
+
     fn hand_over(&mut self, worker: u16, port: u16, frame: Mbuf) {
         let peer = self.to_peers.get(usize::from(worker));
         if peer.is_none_or(|peer| peer.push((port, frame)).is_err()) {
@@ -202,6 +208,8 @@ pub struct Links {
     pub from_control: ring::Receiver<Outgoing<Mbuf>>,
     /// Frames for other workers, by their number.
     pub to_peers: Vec<ring::Sender<Handed>>,
+    /// Where new frames come from, for packets that are cut.
+    pub buffers: Mempool,
     /// Frames from other workers.
     pub from_peers: ring::Receiver<Handed>,
 }
@@ -230,6 +238,7 @@ impl Worker {
             ports,
             to_control: links.to_control,
             to_peers: links.to_peers,
+            buffers: links.buffers,
             peer_full: 0,
             sent: 0,
             sent_bytes: 0,

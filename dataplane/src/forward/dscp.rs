@@ -22,18 +22,7 @@ pub fn to_backend(
     address: Addr,
     dscp: u8,
 ) -> Result<(), DropReason> {
-    let network = frame.get_mut(usize::from(packet.network)..);
-    let network = network.ok_or(DropReason::IpLength)?;
-    let delta = match packet.version {
-        Version::V4 => {
-            let header = network.first_chunk_mut::<{ ipv4::LEN }>();
-            mark_v4(header.ok_or(DropReason::IpLength)?, address, dscp)
-        }
-        Version::V6 => {
-            let header = network.first_chunk_mut::<{ ipv6::LEN }>();
-            mark_v6(header.ok_or(DropReason::IpLength)?, address, dscp)
-        }
-    };
+    let delta = mark(frame, packet, address, dscp)?;
     let transport = frame.get_mut(usize::from(packet.transport)..);
     let transport = transport.ok_or(DropReason::IpLength)?;
     match packet.protocol {
@@ -60,7 +49,39 @@ pub fn to_backend(
     Ok(())
 }
 
+/// A piece of a client's datagram that has no transport header.
+///
+/// # Errors
+/// As [`to_backend`].
+#[cold]
+pub fn piece_to_backend(
+    frame: &mut [u8],
+    packet: &Packet,
+    address: Addr,
+    dscp: u8,
+) -> Result<(), DropReason> {
+    mark(frame, packet, address, dscp).map(drop)
+}
+
 /// Gives what the new address adds to checksums over the pseudo-header.
+#[inline]
+fn mark(frame: &mut [u8], packet: &Packet, address: Addr, dscp: u8) -> Result<Delta, DropReason> {
+    let network = frame.get_mut(usize::from(packet.network)..);
+    let network = network.ok_or(DropReason::IpLength)?;
+    match packet.version {
+        Version::V4 => {
+            let header = network.first_chunk_mut::<{ ipv4::LEN }>();
+            let header = header.ok_or(DropReason::IpLength)?;
+            Ok(mark_v4(header, address, dscp))
+        }
+        Version::V6 => {
+            let header = network.first_chunk_mut::<{ ipv6::LEN }>();
+            let header = header.ok_or(DropReason::IpLength)?;
+            Ok(mark_v6(header, address, dscp))
+        }
+    }
+}
+
 #[inline]
 fn mark_v4(header: &mut [u8; ipv4::LEN], address: Addr, dscp: u8) -> Delta {
     let old = [header[0], header[1]];

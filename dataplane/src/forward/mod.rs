@@ -128,6 +128,10 @@ impl Mode {
                 let to = steered.backend.address;
                 nat::readdress(frame.data_mut(), steered.packet, nat::End::Destination, to)
             }
+            Self::DsrDscp => {
+                let Backend { address, dscp, .. } = *steered.backend;
+                dscp::piece_to_backend(frame.data_mut(), steered.packet, address, dscp)
+            }
             _ => self.forward(frame, steered),
         }
     }

@@ -73,6 +73,8 @@ pub trait Sink<B> {
     /// To be sent by this port: weir's own answer to a frame that came in. Whoever sends it counts
     /// it as answered.
     fn answer(&mut self, port: u16, frame: B);
+    /// A new frame that holds a copy of `bytes`; `None` without a free buffer.
+    fn copy(&mut self, bytes: &[u8]) -> Option<B>;
     /// Dropped; the counter has been raised.
     fn free(&mut self, frame: B) {
         drop(frame);

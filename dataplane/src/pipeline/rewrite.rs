@@ -6,7 +6,7 @@ use weir_engine::wire::ethernet::MacAddr;
 use weir_engine::wire::tcp::flags;
 use weir_shm::counters::{self, DropReason};
 
-use super::aside::Why;
+use super::aside::{Flow, Why};
 use super::lane::{Lane, Verdict};
 use super::{Sink, Snapshot};
 use crate::adjacency::{Adjacency, Neighbour, NextHop};
@@ -147,13 +147,22 @@ fn forward<B: Buffer>(
         backend,
         services,
     };
+    let adjacency = &*snapshot.adjacency;
+    let length = u32::from(lane.packet.ip_len) + u32::from(backend.overhead);
+    if !adjacency
+        .exit(backend.hop)
+        .is_some_and(|exit| length <= u32::from(exit.mtu))
+        && !fits(adjacency, adjacency.hop(backend.hop), length)
+    {
+        return Outcome::Aside(Why::TooLarge(Flow::ToBackend(lane.backend, lane.hash)));
+    }
     if lane.packet.tcp_flags & flags::SYN != 0 && backend.mss != 0 {
         clamp(frame, &lane.packet, backend.mss);
     }
     if let Err(reason) = backend.mode.forward(frame, &steered) {
         return Outcome::Drop(reason);
     }
-    let outcome = leave(&snapshot.adjacency, port, frame, &lane.packet, backend.hop);
+    let outcome = leave(adjacency, port, frame, &lane.packet, backend.hop);
     if !matches!(outcome, Outcome::Drop(_)) {
         let first = backend.counters as usize;
         tally.counters.add_packet(first + counters::PACKETS, bytes);
@@ -181,10 +190,17 @@ fn give_back<B: Buffer>(
     };
     let bytes = frame.len() as u64;
     let adjacency = &*snapshot.adjacency;
-    let hop = adjacency.hop_toward(packet.version, packet.destination);
+    let number = adjacency.hop_toward(packet.version, packet.destination);
     // Nobody's hop is our own address: an answer to a health check is told by that.
-    if hop.is_none() && services.is_own(packet.version, packet.destination) {
+    if number.is_none() && services.is_own(packet.version, packet.destination) {
         return Outcome::Punt;
+    }
+    let hop = match number {
+        Some(number) => adjacency.hop(number),
+        None => adjacency.toward(packet.version, packet.destination),
+    };
+    if !fits(adjacency, hop, packet.ip_len.into()) {
+        return Outcome::Aside(Why::TooLarge(Flow::ToClient(lane.backend)));
     }
     if packet.tcp_flags & flags::RST != 0 {
         count_refusal(tally.counters, frame.data(), packet, backend);
@@ -195,12 +211,9 @@ fn give_back<B: Buffer>(
     if let Err(reason) = backend.mode.give_back(frame, packet, service, backend) {
         return Outcome::Drop(reason);
     }
-    let outcome = match hop {
-        Some(hop) => leave(adjacency, port, frame, packet, hop),
-        None => {
-            let hop = adjacency.toward(packet.version, packet.destination);
-            leave_toward(adjacency, port, frame, packet, hop)
-        }
+    let outcome = match number {
+        Some(number) => leave(adjacency, port, frame, packet, number),
+        None => leave_toward(adjacency, port, frame, packet, hop),
     };
     if !matches!(outcome, Outcome::Drop(_)) {
         tally.add(backend.service, Way::Return, bytes);
@@ -331,6 +344,24 @@ fn session<'a>(
     let sessions = services.sessions.as_ref()?;
     let record = sessions.table(worker.into())?.record(lane.session)?;
     Some((sessions, record))
+}
+
+/// The largest IP packet that the port of a hop takes; what has no route is refused elsewhere.
+#[inline]
+pub(super) fn mtu_toward(adjacency: &Adjacency, hop: NextHop) -> u16 {
+    let port = match hop {
+        NextHop::Ready { port, .. } => Some(port),
+        NextHop::Unresolved(neighbour) => Some(neighbour.port),
+        NextHop::NoRoute => None,
+    };
+    port.and_then(|port| adjacency.port(port))
+        .map_or(u16::MAX, |egress| egress.mtu)
+}
+
+/// Whether a packet of `length` bytes fits the port of its next hop.
+#[inline]
+pub(super) fn fits(adjacency: &Adjacency, hop: NextHop, length: u32) -> bool {
+    length <= u32::from(mtu_toward(adjacency, hop))
 }
 
 /// Addresses a rewritten frame to its next hop.

@@ -165,6 +165,10 @@ impl Sink<HeapBuffer> for Leaving {
         self.answered.push((port, frame));
     }
 
+    fn copy(&mut self, bytes: &[u8]) -> Option<HeapBuffer> {
+        Some(HeapBuffer::new(bytes))
+    }
+
     fn hand_over(&mut self, _: u16, _: u16, frame: HeapBuffer) {
         // There is one worker.
         self.free(frame);

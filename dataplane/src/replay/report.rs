@@ -14,7 +14,7 @@ use crate::control::book::Book;
 pub struct Packets {
     /// Frames that came in.
     pub received: u64,
-    /// Frames balanced and sent, or given back to a client.
+    /// Frames balanced and sent, or given back to a client; one that was cut counts once.
     pub forwarded: u64,
     /// Frames that weir itself answered or took to heart (ARP, NDP, echo).
     pub answered: u64,
@@ -83,7 +83,7 @@ impl Report {
             .collect();
         let packets = Packets {
             received: sum(counters::RECEIVED),
-            forwarded: sum(counters::FORWARDED),
+            forwarded: sum(counters::FORWARDED).saturating_sub(sum(counters::PIECES_MADE)),
             answered: sum(counters::ANSWERED),
             dropped: drops.values().sum(),
         };

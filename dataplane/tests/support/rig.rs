@@ -28,6 +28,7 @@ struct Out {
     punted: Vec<(u16, HeapBuffer)>,
     held: Vec<(Neighbour, HeapBuffer)>,
     freed: usize,
+    copied: usize,
 }
 
 impl Sink<HeapBuffer> for Out {
@@ -44,6 +45,11 @@ impl Sink<HeapBuffer> for Out {
         self.answered += 1;
         self.sent.push((port, frame));
     }
+    fn copy(&mut self, bytes: &[u8]) -> Option<HeapBuffer> {
+        self.copied += 1;
+        Some(HeapBuffer::new(bytes))
+    }
+
     fn hand_over(&mut self, _: u16, _: u16, frame: HeapBuffer) {
         // There is one worker.
         self.free(frame);
@@ -113,7 +119,7 @@ impl Rig {
         let gone = out.sent.len() + out.punted.len() + out.held.len() + out.freed;
         assert_eq!(
             gone + self.pipeline.waiting(),
-            frames.len() + waited,
+            frames.len() + waited + out.copied,
             "every frame goes to exactly one place, or waits"
         );
         self.snapshot.quiesce();
@@ -189,7 +195,8 @@ impl Rig {
             .iter()
             .map(|reason| self.dropped(*reason))
             .sum();
-        let accounted = self.count(layout::FORWARDED) + self.count(layout::ANSWERED) + dropped;
+        let forwarded = self.count(layout::FORWARDED) - self.count(layout::PIECES_MADE);
+        let accounted = forwarded + self.count(layout::ANSWERED) + dropped;
         assert_eq!(
             self.count(layout::RECEIVED),
             accounted + (self.control.held() + self.pipeline.waiting()) as u64

@@ -11,12 +11,13 @@
 mod errors;
 mod pieces;
 mod reset;
+mod too_large;
 
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
 use weir_shm::counters::{self, DropReason};
 
-use super::rewrite::{Outcome, finish, leave_toward};
+use super::rewrite::{Outcome, finish, fits, leave_toward};
 use super::{Sink, Snapshot};
 use crate::address::{Addr, Version};
 use crate::conntrack::{Conntrack, ConntrackReader, Details, Tick};
@@ -40,6 +41,17 @@ pub(super) enum Why {
     Reset,
     /// Its TTL or hop limit is used up, and nothing of it has been changed.
     Expired,
+    /// It does not fit its way, and nothing of it has been changed.
+    TooLarge(Flow),
+}
+
+/// Whom a packet is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// The backend with this number, of the flow with this hash.
+    ToBackend(u32, FlowHash),
+    /// A client, from the backend with this number.
+    ToClient(u32),
 }
 
 /// What a worker keeps for packets that are set aside.
@@ -87,8 +99,17 @@ impl<B: Buffer> Aside<'_, B> {
             Why::Piece => return self.piece(frame, sink),
             Why::Reset => self.reset(&mut frame, packet),
             Why::Expired => self.expired(&mut frame, packet),
+            Why::TooLarge(_) => Outcome::Aside(why),
         };
-        finish(outcome, self.port, self.counters, frame, sink);
+        self.finish(outcome, packet, frame, sink);
+    }
+
+    /// Does with a frame what was decided. A packet that turned out too large has not been changed.
+    fn finish<S: Sink<B>>(&mut self, outcome: Outcome, packet: &Packet, frame: B, sink: &mut S) {
+        match outcome {
+            Outcome::Aside(Why::TooLarge(flow)) => self.too_large(frame, packet, flow, sink),
+            outcome => finish(outcome, self.port, self.counters, frame, sink),
+        }
     }
 
     /// Makes "time exceeded" of a packet whose TTL ends here, from the address of the port that it
@@ -145,6 +166,11 @@ impl<B: Buffer> Aside<'_, B> {
         let Some(backend) = services.backends.get(number as usize) else {
             return Outcome::Drop(DropReason::NoBackend);
         };
+        let length = u32::from(packet.ip_len) + u32::from(backend.overhead);
+        let adjacency = &*self.snapshot.adjacency;
+        if !fits(adjacency, adjacency.hop(backend.hop), length) {
+            return Outcome::Aside(Why::TooLarge(Flow::ToBackend(number, hash)));
+        }
         let bytes = frame.len() as u64;
         let steered = Steered {
             packet,
@@ -155,7 +181,6 @@ impl<B: Buffer> Aside<'_, B> {
         if let Err(reason) = change(frame, &steered) {
             return Outcome::Drop(reason);
         }
-        let adjacency = &*self.snapshot.adjacency;
         let outcome = leave_toward(
             adjacency,
             self.port,
@@ -193,12 +218,15 @@ impl<B: Buffer> Aside<'_, B> {
         let Some(service) = services.get(backend.service) else {
             return Outcome::Drop(DropReason::NoService);
         };
+        let adjacency = &*self.snapshot.adjacency;
+        let hop = adjacency.toward(packet.version, packet.destination);
+        if !fits(adjacency, hop, packet.ip_len.into()) {
+            return Outcome::Aside(Why::TooLarge(Flow::ToClient(number)));
+        }
         let bytes = frame.len() as u64;
         if let Err(reason) = change(frame, service, backend) {
             return Outcome::Drop(reason);
         }
-        let adjacency = &*self.snapshot.adjacency;
-        let hop = adjacency.toward(packet.version, packet.destination);
         let outcome = leave_toward(adjacency, self.port, frame, packet, hop);
         if !matches!(outcome, Outcome::Drop(_)) {
             let first = service.counters as usize;

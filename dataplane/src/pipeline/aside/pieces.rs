@@ -97,12 +97,14 @@ impl<B: Buffer> Aside<'_, B> {
         let came_by = self.port;
         while let Some((port, mut frame)) = self.kept.fragments.release(key, self.now) {
             self.port = port;
+            let mut begun = Packet::default();
             let outcome = match self.read(&frame) {
                 Ok(piece) => {
+                    begun = piece.later();
                     let arrival = self.kept.fragments.arrive(key, &piece, 0, self.now);
                     match arrival {
                         Arrival::Follow(decision) => {
-                            self.follow(&mut frame, &piece, &piece.later(), decision)
+                            self.follow(&mut frame, &piece, &begun, decision)
                         }
                         Arrival::Refuse(reason) => Outcome::Drop(reason),
                         // Its first piece has come.
@@ -111,7 +113,7 @@ impl<B: Buffer> Aside<'_, B> {
                 }
                 Err(reason) => Outcome::Drop(reason),
             };
-            finish(outcome, self.port, self.counters, frame, sink);
+            self.finish(outcome, &begun, frame, sink);
         }
         self.port = came_by;
     }
@@ -128,7 +130,7 @@ impl<B: Buffer> Aside<'_, B> {
             Outcome::Drop(DropReason::IpTtl) => self.expired(&mut frame, packet),
             other => other,
         };
-        finish(outcome, self.port, self.counters, frame, sink);
+        self.finish(outcome, packet, frame, sink);
     }
 
     /// Reads a piece that somebody here may want.
