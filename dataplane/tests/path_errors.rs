@@ -299,6 +299,9 @@ impl Sink<HeapBuffer> for Out {
     fn answer(&mut self, _: u16, _: HeapBuffer) {
         panic!("nothing here is answered");
     }
+    fn copy(&mut self, bytes: &[u8]) -> Option<HeapBuffer> {
+        Some(HeapBuffer::new(bytes))
+    }
     fn hand_over(&mut self, worker: u16, port: u16, frame: HeapBuffer) {
         self.handed.push((worker, port, frame));
     }

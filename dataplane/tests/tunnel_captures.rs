@@ -128,4 +128,17 @@ cases! {
     the_mss_of_a_syn_is_clamped_without_a_tunnel:
         "mss-dscp-4", "mss-dscp-6", "mss-dsr-l2-4", "mss-dsr-l2-6";
     nat_clamps_the_mss_of_both_directions: "mss-nat-4", "mss-nat-6";
+    what_does_not_fit_a_tunnel_is_answered_by_the_vip_or_cut:
+        "mtu-ipip-4in4", "mtu-ipip-4in6", "mtu-ipip-6in4", "mtu-ipip-6in6",
+        "mtu-ipip-prefix-4in4", "mtu-ipip-prefix-4in6", "mtu-ipip-prefix-6in4", "mtu-ipip-prefix-6in6",
+        "mtu-gue-0-4in4", "mtu-gue-0-4in6", "mtu-gue-0-6in4", "mtu-gue-0-6in6",
+        "mtu-gue-1-4in4", "mtu-gue-1-4in6", "mtu-gue-1-6in4", "mtu-gue-1-6in6",
+        "mtu-gre-4in4", "mtu-gre-4in6", "mtu-gre-6in4", "mtu-gre-6in6",
+        "mtu-gre-key-4in4", "mtu-gre-key-4in6", "mtu-gre-key-6in4", "mtu-gre-key-6in6",
+        "mtu-geneve-4in4", "mtu-geneve-4in6", "mtu-geneve-6in4", "mtu-geneve-6in6";
+    errors_about_the_path_are_limited_in_rate: "mtu-rate";
+    flows_differ_in_entropy:
+        "entropy-ipip-prefix-4in4", "entropy-ipip-prefix-4in6", "entropy-ipip-prefix-6in4", "entropy-ipip-prefix-6in6",
+        "entropy-gue-1-4in4", "entropy-gue-1-4in6", "entropy-gue-1-6in4", "entropy-gue-1-6in6",
+        "entropy-geneve-4in4", "entropy-geneve-4in6", "entropy-geneve-6in4", "entropy-geneve-6in6";
 }
