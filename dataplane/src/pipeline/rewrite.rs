@@ -149,9 +149,8 @@ fn forward<B: Buffer>(
     };
     let adjacency = &*snapshot.adjacency;
     let length = u32::from(lane.packet.ip_len) + u32::from(backend.overhead);
-    if !adjacency
-        .exit(backend.hop)
-        .is_some_and(|exit| length <= u32::from(exit.mtu))
+    let exit = adjacency.exit(backend.hop);
+    if exit.is_none_or(|exit| length > u32::from(exit.mtu))
         && !fits(adjacency, adjacency.hop(backend.hop), length)
     {
         return Outcome::Aside(Why::TooLarge(Flow::ToBackend(lane.backend, lane.hash)));
