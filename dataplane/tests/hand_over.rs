@@ -73,6 +73,9 @@ impl Sink<HeapBuffer> for Out {
     fn hold(&mut self, _: Neighbour, _: HeapBuffer) {
         panic!("held");
     }
+    fn copy(&mut self, bytes: &[u8]) -> Option<HeapBuffer> {
+        Some(HeapBuffer::new(bytes))
+    }
     fn hand_over(&mut self, worker: u16, port: u16, frame: HeapBuffer) {
         self.handed.push((worker, port, frame));
     }
