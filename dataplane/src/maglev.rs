@@ -74,27 +74,22 @@ pub fn build(members: &[Member], size: u32) -> Box<[u16]> {
 /// The paper's `Populate`, with weights: entries hold indices into `backends`.
 fn fill(backends: &[(Permutation, u32)], size: u32) -> Box<[u16]> {
     let mut table = vec![NO_BACKEND; size as usize].into_boxed_slice();
-    let Some(heaviest) = backends.iter().map(|(_, weight)| *weight).max() else {
+    if backends.is_empty() {
         return table;
-    };
-    let mut calendar = Calendar::new(backends.iter().map(|(_, weight)| *weight), heaviest);
+    }
+    let mut calendar = Calendar::new(backends);
     // A bit an entry, so that looking for a free one stays in the first-level cache.
     let mut taken = vec![0u64; size as usize / 64 + 1];
-    let mut next: Vec<u32> = backends
-        .iter()
-        .map(|(permutation, _)| permutation.offset)
-        .collect();
     for _ in 0..size {
         let backend = calendar.take_turn();
-        let index = usize::from(backend);
-        let skip = backends[index].0.skip;
-        let mut entry = next[index];
+        let Permutation { offset, skip } = &mut calendar.turns[usize::from(backend)].permutation;
+        let mut entry = *offset;
         while taken[entry as usize / 64] >> (entry % 64) & 1 != 0 {
-            entry = step(entry, skip, size);
+            entry = step(entry, *skip, size);
         }
         taken[entry as usize / 64] |= 1 << (entry % 64);
         table[entry as usize] = backend;
-        next[index] = step(entry, skip, size);
+        *offset = step(entry, *skip, size);
     }
     table
 }
@@ -107,36 +102,49 @@ const fn step(entry: u32, skip: u32, size: u32) -> u32 {
 
 /// Whose turn is next: a ring of rounds, each a first-in-first-out list of backends.
 struct Calendar {
-    heaviest: u64,
-    weights: Vec<u64>,
-    turns_taken: Vec<u64>,
-    /// First and last backend of each round's list; [`NO_BACKEND`] when empty.
+    turns: Vec<Turn>,
+    /// First and last backend of each round's list; [`NO_BACKEND`] when empty. A power of two of
+    /// them, longer than the longest gap between two turns of one backend.
     rounds: Vec<(u16, u16)>,
-    /// The backend after each one in its list.
-    following: Vec<u16>,
     round: u64,
-    /// The place of `round` in the ring.
-    place: usize,
+}
+
+/// A backend in the calendar, all of it side by side.
+struct Turn {
+    /// What it has not tried yet: the offset is the next entry.
+    permutation: Permutation,
+    /// The round of its next turn, ⌊(2k + 1)·W / 2w⌋, and the remainder of that division. From one
+    /// turn to the next the quotient and the remainder of 2W / 2w are added, so nothing is divided.
+    round: u64,
+    rest: u32,
+    step: (u32, u32),
+    /// 2w.
+    divisor: u32,
+    /// The backend after it in its round's list.
+    following: u16,
 }
 
 impl Calendar {
-    fn new(weights: impl Iterator<Item = u32>, heaviest: u32) -> Self {
-        let weights: Vec<u64> = weights.map(u64::from).collect();
-        let heaviest = u64::from(heaviest);
-        let lightest = weights.iter().copied().min().unwrap_or(heaviest);
-        // The longest gap between two turns of one backend, rounded up, and one for the round
-        // being worked on.
-        let ring = heaviest.div_ceil(lightest) as usize + 1;
+    fn new(backends: &[(Permutation, u32)]) -> Self {
+        let weights = || backends.iter().map(|(_, weight)| *weight);
+        let heaviest = weights().max().unwrap_or(1);
+        let lightest = weights().min().unwrap_or(1);
+        // The longest gap, rounded up, and one for the round being worked on.
+        let ring = (heaviest.div_ceil(lightest) as usize + 1).next_power_of_two();
+        let turns = backends.iter().map(|(permutation, weight)| Turn {
+            permutation: *permutation,
+            round: u64::from(heaviest / (2 * weight)),
+            rest: heaviest % (2 * weight),
+            step: (heaviest / weight, 2 * heaviest % (2 * weight)),
+            divisor: 2 * weight,
+            following: NO_BACKEND,
+        });
         let mut calendar = Self {
-            heaviest,
-            turns_taken: vec![0; weights.len()],
-            following: vec![NO_BACKEND; weights.len()],
+            turns: turns.collect(),
             rounds: vec![(NO_BACKEND, NO_BACKEND); ring],
-            weights,
             round: 0,
-            place: 0,
         };
-        for backend in 0..calendar.weights.len() {
+        for backend in 0..backends.len() {
             calendar.enter(backend as u16);
         }
         calendar
@@ -145,43 +153,34 @@ impl Calendar {
     /// Puts a backend into the round of its next turn.
     #[inline]
     fn enter(&mut self, backend: u16) {
-        let index = usize::from(backend);
-        let turn = self.turns_taken[index];
-        let weight = self.weights[index];
-        let round = if weight == self.heaviest {
-            turn
-        } else {
-            (2 * turn + 1) * self.heaviest / (2 * weight)
-        };
-        // Never further ahead than the ring is long, so no division is needed.
-        let mut place = self.place + (round - self.round) as usize;
-        if place >= self.rounds.len() {
-            place -= self.rounds.len();
-        }
+        let place = self.turns[usize::from(backend)].round as usize & (self.rounds.len() - 1);
         let (first, last) = &mut self.rounds[place];
         if *first == NO_BACKEND {
             *first = backend;
         } else {
-            self.following[usize::from(*last)] = backend;
+            self.turns[usize::from(*last)].following = backend;
         }
         *last = backend;
-        self.following[index] = NO_BACKEND;
+        self.turns[usize::from(backend)].following = NO_BACKEND;
     }
 
     #[inline]
     fn take_turn(&mut self) -> u16 {
         loop {
-            let backend = self.rounds[self.place].0;
+            let place = self.round as usize & (self.rounds.len() - 1);
+            let backend = self.rounds[place].0;
             if backend == NO_BACKEND {
                 self.round += 1;
-                self.place += 1;
-                if self.place == self.rounds.len() {
-                    self.place = 0;
-                }
                 continue;
             }
-            self.rounds[self.place].0 = self.following[usize::from(backend)];
-            self.turns_taken[usize::from(backend)] += 1;
+            let turn = &mut self.turns[usize::from(backend)];
+            self.rounds[place].0 = turn.following;
+            turn.round += u64::from(turn.step.0);
+            turn.rest += turn.step.1;
+            if turn.rest >= turn.divisor {
+                turn.rest -= turn.divisor;
+                turn.round += 1;
+            }
             self.enter(backend);
             return backend;
         }
