@@ -74,7 +74,16 @@ fn explain(answer: &LookupAnswer) -> String {
     };
     match answer.reason.as_str() {
         "conntrack" => held(),
-        "maglev" => format!("no worker holds the flow; {} names the backend", entry()),
+        "maglev" | "ring" | "source-hash" => {
+            format!("no worker holds the flow; {} names the backend", entry())
+        }
+        "round-robin" => "no worker holds the flow; the next turn of the worker that its packet \
+                          comes to names the backend"
+            .to_owned(),
+        "least-connections" => {
+            "no worker holds the flow; the backend has the fewest flows for its weight".to_owned()
+        }
+        "affinity" => "no worker holds the flow; its client has this backend".to_owned(),
         "moved" => format!(
             "{}, but its backend takes no flows; {} names another",
             held(),

@@ -45,6 +45,13 @@ pub(crate) fn list(cli: &Cli, client: &Client, out: &mut dyn Write) -> Result<()
     Ok(())
 }
 
+/// A value without quotation marks.
+fn plain(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
 pub(crate) fn show(
     cli: &Cli,
     client: &Client,
@@ -91,6 +98,21 @@ pub(crate) fn show(
         timeout("closing"),
         timeout("udp")
     )?;
+    if let Some(vnodes) = service.ring_vnodes {
+        writeln!(out, "ring        {vnodes} virtual nodes a unit of weight")?;
+    }
+    if let Some(affinity) = &service.affinity {
+        let part = |key: &str| affinity.get(key).map_or_else(String::new, plain);
+        writeln!(
+            out,
+            "affinity    source, /{} and /{}, {}",
+            part("prefix4"),
+            part("prefix6"),
+            part("timeout")
+        )?;
+    }
+    writeln!(out, "hash        {}", service.hash)?;
+    writeln!(out, "all down    {}", service.all_down)?;
     writeln!(out, "ping        {}", service.ping)?;
     if let (Some(pool), Some(client)) = (&service.snat_pool, service.client_address) {
         writeln!(out, "snat pool   {}", pool.join(", "))?;

@@ -35,6 +35,11 @@ pub(crate) struct ServiceView {
     pub(crate) table_size: u32,
     /// Settings of the mode, defaults filled in, by their keys in the configuration.
     pub(crate) settings: serde_json::Map<String, Value>,
+    pub(crate) hash: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ring_vnodes: Option<u32>,
+    pub(crate) affinity: Option<Value>,
+    pub(crate) all_down: &'static str,
     pub(crate) ping: &'static str,
     pub(crate) timeouts: Value,
     pub(crate) health: &'static str,
@@ -62,6 +67,8 @@ pub(crate) struct BackendView {
     pub(crate) address: String,
     pub(crate) port: Option<u16>,
     pub(crate) weight: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_flows: Option<u32>,
     /// What connection IDs call it, if they do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) server_id: Option<String>,
@@ -138,6 +145,18 @@ impl View {
             scheduler: service.scheduler.name(),
             table_size: service.table_size,
             settings: settings(service),
+            hash: service.steering.hash.name(),
+            ring_vnodes: (service.scheduler == model::Scheduler::Ring)
+                .then(|| service.steering.vnodes()),
+            affinity: service.steering.affinity.map(|affinity| {
+                json!({
+                    "by": "source",
+                    "prefix4": affinity.prefix4,
+                    "prefix6": affinity.prefix6,
+                    "timeout": duration::text(affinity.timeout),
+                })
+            }),
+            all_down: service.steering.all_down.name(),
             ping: service.ping.name(),
             timeouts: json!({
                 "syn": duration::text(timeouts.syn),
@@ -180,6 +199,7 @@ impl View {
             address: backend.address.to_string(),
             port: service.port.is_exact().then_some(backend.port),
             weight: backend.weight,
+            max_flows: backend.max_flows,
             server_id: match &backend.server_ids {
                 ServerIds::None => None,
                 ids => Some(ids.to_string()),

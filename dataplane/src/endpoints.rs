@@ -32,6 +32,22 @@ impl Endpoint {
         Self::new(version, address, 0, 0)
     }
 
+    /// Version, address, port and protocol.
+    #[must_use]
+    pub const fn parts(self) -> (Version, Addr, u16, u8) {
+        let version = if self.rest >> 24 == Version::V6 as u32 {
+            Version::V6
+        } else {
+            Version::V4
+        };
+        (
+            version,
+            self.address,
+            self.rest as u16,
+            (self.rest >> 16) as u8,
+        )
+    }
+
     /// A multiplicative hash (Knuth, "The Art of Computer Programming", volume 3, section 6.4): the
     /// product's upper bits are the best, so the caller takes those.
     #[inline(always)]

@@ -32,6 +32,15 @@ pub struct FlowHash {
     pub fingerprint: u64,
 }
 
+impl FlowHash {
+    /// The 32 bits that pick a table's entry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn point(self) -> u32 {
+        (self.bucket >> 32) as u32
+    }
+}
+
 /// The fleet's secret: 128 bits, written as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct HashKey(pub [u8; 16]);
@@ -127,6 +136,15 @@ impl FlowHasher {
             .wrapping_add(nh(source.0[1], k[2], destination.0[0], k[3]))
             .wrapping_add(nh(destination.0[1], k[4], 0, k[5]));
         self.finish(product)
+    }
+
+    /// Hashes what two addresses have to say to each other, whatever the protocol.
+    #[must_use]
+    pub fn addresses(&self, packet: &Packet) -> FlowHash {
+        match packet.version {
+            Version::V4 => self.ipv4(packet.source, packet.destination, 0, 0),
+            Version::V6 => self.ipv6(packet.source, packet.destination, 0, 0),
+        }
     }
 
     /// Spreads the product's bits, the low ones of which depend on few bits of the flow, over both

@@ -42,6 +42,10 @@ pub enum Error {
     },
     /// TTL or hop limit used up in transit (IPv4: type 11, code 0; IPv6: type 3, code 0).
     TimeExceeded,
+    /// Nobody listens on the port (IPv4: type 3, code 3; IPv6: type 1, code 4).
+    PortUnreachable,
+    /// The host cannot be reached (IPv4: type 3, code 1; IPv6: type 1, code 3).
+    HostUnreachable,
 }
 
 impl Error {
@@ -53,6 +57,8 @@ impl Error {
                 [3, 4, 0, 0, 0, 0, high, low]
             }
             Self::TimeExceeded => [11, 0, 0, 0, 0, 0, 0, 0],
+            Self::PortUnreachable => [3, 3, 0, 0, 0, 0, 0, 0],
+            Self::HostUnreachable => [3, 1, 0, 0, 0, 0, 0, 0],
         }
     }
 
@@ -63,6 +69,8 @@ impl Error {
                 [2, 0, 0, 0, 0, 0, high, low]
             }
             Self::TimeExceeded => [3, 0, 0, 0, 0, 0, 0, 0],
+            Self::PortUnreachable => [1, 4, 0, 0, 0, 0, 0, 0],
+            Self::HostUnreachable => [1, 3, 0, 0, 0, 0, 0, 0],
         }
     }
 }
@@ -297,6 +305,7 @@ impl Bucket {
 pub struct Limiter {
     too_big: Bucket,
     time_exceeded: Bucket,
+    unreachable: Bucket,
 }
 
 impl Default for Limiter {
@@ -305,6 +314,7 @@ impl Default for Limiter {
         Self {
             too_big: full,
             time_exceeded: full,
+            unreachable: full,
         }
     }
 }
@@ -315,6 +325,7 @@ impl Limiter {
         match error {
             Error::TooBig { .. } => self.too_big.take(now),
             Error::TimeExceeded => self.time_exceeded.take(now),
+            Error::PortUnreachable | Error::HostUnreachable => self.unreachable.take(now),
         }
     }
 }

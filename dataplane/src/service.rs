@@ -6,20 +6,21 @@
 
 use std::sync::Arc;
 
-use weir_engine::memory::prefetch_read;
 use weir_engine::wire::checksum::Folded;
 use weir_engine::wire::protocol;
-
+use weir_shm::counters::DropReason;
 use weir_shm::model::{ClientAddress, Ping};
 
 use crate::address::{Addr, Version};
 use crate::conntrack::Profiles;
 use crate::endpoints::{Endpoint, Endpoints};
-use crate::flow::{FlowHash, scale};
+use crate::flow::{FlowHash, FlowHasher};
 use crate::forward::Mode;
 use crate::forward::tunnel::Outer;
+use crate::listeners::{self, ANY_PROTOCOL, Listeners};
 use crate::parse::Packet;
 use crate::quic::Quic;
+use crate::scheduler::{Key, Scheduler};
 use crate::session::{FIRST_PORT, LAST_PORT, Sessions, Times};
 
 /// Which flows a backend takes.
@@ -69,6 +70,8 @@ pub struct Backend {
     pub profile: u8,
     /// Which flows it takes.
     pub takes: Takes,
+    /// Whether its service remembers clients.
+    pub pins: bool,
 }
 
 const _: () = assert!(size_of::<Backend>() == 64);
@@ -93,6 +96,7 @@ impl Default for Backend {
             mode: Mode::default(),
             profile: 0,
             takes: Takes::Nothing,
+            pins: false,
         }
     }
 }
@@ -158,31 +162,82 @@ pub struct Service {
     pub resets_unknown: bool,
     /// What it has as a `full-nat` service.
     pub full_nat: Option<Arc<FullNat>>,
-    /// The Maglev table: places in `members`.
-    pub table: Arc<[u16]>,
-    /// The numbers of the backends that take new flows.
-    pub members: Arc<[u32]>,
     /// How connection IDs name its backends.
     pub quic: Option<Arc<Quic>>,
+    /// Its number, which outlives changes of the pool.
+    pub number: u32,
+    /// How it chooses among the backends that take new flows.
+    pub scheduler: Scheduler,
+    /// Whether flows are told by their addresses alone.
+    pub by_address: bool,
+    /// What makes a client, where clients are remembered.
+    pub affinity: Option<Client>,
+    /// What becomes of a flow for which there is no backend.
+    pub without: Without,
+}
+
+/// What makes a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// Bits of an IPv4 address that count.
+    pub prefix4: u8,
+    /// Bits of an IPv6 address that count.
+    pub prefix6: u8,
+}
+
+/// What becomes of a flow for which there is no backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Without {
+    /// Why there is none.
+    pub reason: DropReason,
+    /// Whether the client is told.
+    pub reset: bool,
+}
+
+impl Client {
+    /// The hash of a packet's client; `of` is a service's number, or zero for a client of any.
+    #[must_use]
+    pub fn hash(self, hasher: &FlowHasher, packet: &Packet, of: u32) -> FlowHash {
+        /// No packet's.
+        const PROTOCOL: u8 = 0xff;
+        let nobody = Addr([u64::from(of), 0]);
+        match packet.version {
+            Version::V4 => {
+                let source = listeners::network(Version::V4, packet.source, self.prefix4);
+                hasher.ipv4(source, nobody, 0, PROTOCOL)
+            }
+            Version::V6 => {
+                let source = listeners::network(Version::V6, packet.source, self.prefix6);
+                hasher.ipv6(source, nobody, 0, PROTOCOL)
+            }
+        }
+    }
 }
 
 impl Service {
-    /// Hot: asks for the table's entry of a flow.
-    #[inline(always)]
-    pub fn prefetch(&self, hash: FlowHash) {
-        let entry = scale((hash.bucket >> 32) as u32, self.table.len() as u32);
-        if let Some(entry) = self.table.get(entry as usize) {
-            prefetch_read(entry);
+    /// Where a flow falls on the table when nothing is remembered of it.
+    #[inline]
+    #[must_use]
+    pub fn point(&self, hasher: &FlowHasher, packet: &Packet, hash: FlowHash) -> u32 {
+        match self.scheduler.key() {
+            Key::Flow | Key::FlowAndSequence => hash.point(),
+            Key::Source { prefix4, prefix6 } => {
+                Client { prefix4, prefix6 }.hash(hasher, packet, 0).point()
+            }
         }
     }
 
-    /// Hot: the number of the backend that the table gives a flow.
+    /// Hot: asks for the table's entry of a flow.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: FlowHash) {
+        self.scheduler.prefetch(hash.point());
+    }
+
+    /// The number of the backend that a flow gets of which nothing is remembered anywhere.
     #[inline]
     #[must_use]
     pub fn choose(&self, hash: FlowHash) -> Option<u32> {
-        let entry = scale((hash.bucket >> 32) as u32, self.table.len() as u32);
-        let member = *self.table.get(entry as usize)?;
-        self.members.get(usize::from(member)).copied()
+        self.scheduler.fixed(hash.point()).backend()
     }
 }
 
@@ -191,6 +246,8 @@ impl Service {
 pub enum Owner {
     /// From a client to the VIP of the service with this number.
     Forward(u32),
+    /// The same, of a service that tells flows by their addresses alone.
+    ForwardByAddress(u32),
     /// To the address with this number, which `full-nat` speaks from.
     Answer(u16),
     /// From the `nat` backend with this number to a client.
@@ -227,10 +284,61 @@ pub struct Services {
     pub local: Endpoints,
     /// Sessions of `full-nat` services, if there ever was one.
     pub sessions: Option<Sessions>,
-    /// Whether any service has `port = "any"`.
-    pub any_port: bool,
     /// Whether connection IDs name backends of any service.
     pub has_quic: bool,
+    /// VIPs and backends that stand for many endpoints, where there are such.
+    pub wide: Option<Box<Wide>>,
+    /// Whether any service chooses by how many flows backends hold.
+    pub counts_flows: bool,
+}
+
+/// What stands for many endpoints: ranges of ports, any port, any protocol, prefixes of addresses.
+#[derive(Debug)]
+pub struct Wide {
+    /// VIPs of one address, to services.
+    pub hosts: Listeners,
+    /// Prefixes of addresses, to services. The ports' own addresses are not in them.
+    pub prefixes: Listeners,
+    /// Backends of `nat` services, to their numbers.
+    pub returns: Listeners,
+    /// Those that have left their service, as long as nobody else is there.
+    pub departed: Listeners,
+    /// All VIPs that are prefixes, whatever the port, to services.
+    pub local: Listeners,
+    /// The ports' own addresses.
+    pub own: Endpoints,
+}
+
+impl Wide {
+    /// The service of a packet that no exact VIP is for.
+    fn service(&self, packet: &Packet) -> Option<u32> {
+        let Packet {
+            version,
+            destination,
+            protocol,
+            ..
+        } = *packet;
+        let port = packet.destination_port();
+        let host = self.hosts.get(version, destination, port, protocol);
+        host.or_else(|| {
+            let own = self.own.has_address(version, destination);
+            let prefix = || self.prefixes.get(version, destination, port, protocol);
+            if own { None } else { prefix() }
+        })
+    }
+
+    /// The backend that a packet comes from.
+    fn backend(&self, packet: &Packet) -> Option<u32> {
+        let Packet {
+            version,
+            source,
+            protocol,
+            ..
+        } = *packet;
+        let port = packet.source_port();
+        let here = self.returns.get(version, source, port, protocol);
+        here.or_else(|| self.departed.get(version, source, port, protocol))
+    }
 }
 
 impl Services {
@@ -247,7 +355,7 @@ impl Services {
         ))
     }
 
-    /// Whose packet it is. Exact ports win over `port = "any"`; VIPs win over answers.
+    /// Whose packet it is. The most specific VIP wins; VIPs win over answers.
     #[inline]
     #[must_use]
     pub fn owner(&self, packet: &Packet) -> Owner {
@@ -261,14 +369,14 @@ impl Services {
     #[inline(never)]
     #[must_use]
     pub fn owner_of_other(&self, packet: &Packet) -> Owner {
-        let Packet {
-            version, protocol, ..
-        } = *packet;
-        if self.any_port {
-            let any = Endpoint::new(version, packet.destination, 0, protocol);
-            if let Some(service) = self.vips.get(any) {
-                return Owner::Forward(service);
-            }
+        let version = packet.version;
+        if let Some(wide) = &self.wide
+            && let Some(service) = wide.service(packet)
+        {
+            return match self.get(service) {
+                Some(service_of) if service_of.by_address => Owner::ForwardByAddress(service),
+                _ => Owner::Forward(service),
+            };
         }
         if let Some(sessions) = &self.sessions
             && (FIRST_PORT..=LAST_PORT).contains(&packet.destination_port())
@@ -286,13 +394,16 @@ impl Services {
         let Packet {
             version, protocol, ..
         } = *packet;
-        let from = |port| Endpoint::new(version, packet.source, port, protocol);
-        let exact = self.returns.get(from(packet.source_port()));
-        let any = || self.any_port.then(|| self.returns.get(from(0))).flatten();
-        if let Some(backend) = exact.or_else(any) {
+        let from = Endpoint::new(version, packet.source, packet.source_port(), protocol);
+        if let Some(backend) = self.returns.get(from) {
             return Owner::Return(backend);
         }
-        if self.local.has_address(version, packet.destination) {
+        if let Some(wide) = &self.wide
+            && let Some(backend) = wide.backend(packet)
+        {
+            return Owner::Return(backend);
+        }
+        if self.is_local(version, packet.destination) {
             Owner::NoService
         } else {
             Owner::NotOurs
@@ -319,9 +430,11 @@ impl Services {
     /// The place of the service that answers for a VIP where there is no port to tell.
     #[must_use]
     pub fn at_vip(&self, version: Version, address: Addr) -> Option<u32> {
-        self.local
-            .get(Endpoint::address(version, address))
-            .filter(|place| *place != OWN)
+        match self.local.get(Endpoint::address(version, address)) {
+            Some(OWN) => None,
+            Some(place) => Some(place),
+            None => self.vip_prefix(version, address),
+        }
     }
 
     /// Whether `address` is a port's own.
@@ -335,15 +448,23 @@ impl Services {
     #[inline]
     #[must_use]
     pub fn is_local(&self, version: Version, address: Addr) -> bool {
-        self.local.has_address(version, address)
+        self.local.has_address(version, address) || self.vip_prefix(version, address).is_some()
+    }
+
+    /// The service whose VIP is the longest prefix that covers `address`, whatever the port.
+    #[inline]
+    #[must_use]
+    pub fn vip_prefix(&self, version: Version, address: Addr) -> Option<u32> {
+        let wide = self.wide.as_ref()?;
+        wide.local.get(version, address, 0, ANY_PROTOCOL)
     }
 }
 
-/// The IP protocol number of a configured protocol.
+/// The IP protocol number of a configured protocol; [`ANY_PROTOCOL`] for all.
 #[must_use]
 pub const fn protocol_number(protocol: weir_shm::model::Protocol) -> u8 {
-    match protocol {
-        weir_shm::model::Protocol::Tcp => protocol::TCP,
-        weir_shm::model::Protocol::Udp | weir_shm::model::Protocol::Quic => protocol::UDP,
+    match protocol.number() {
+        Some(number) => number,
+        None => ANY_PROTOCOL,
     }
 }

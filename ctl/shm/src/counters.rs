@@ -45,6 +45,9 @@ worker_counters! {
     14 HELD "held" "Packets that waited for a neighbour.";
     15 EVENTS_LOST "events_lost" "Messages to the control core that found its queue full.";
     16 PIECES_MADE "pieces_made" "Frames that came of cutting packets too large for their way, beyond those that came in.";
+    17 FLOWS_DIVERTED "flows_diverted" "New flows that went to the next choice, since the first held as many as its max_flows allows.";
+    18 PINNED "pinned" "New flows that affinity gave to the backend of their client.";
+    19 RESETS "resets" "Frames answered by a reset or told to be unreachable, since the service has no backend.";
     24 TOA_NO_ROOM "toa_no_room" "Segments that should have told the client's address and had no room for the option TOA.";
     25 HANDED_OVER "handed_over" "Frames handed to the worker whose session they belong to.";
 }
@@ -172,6 +175,8 @@ drop_reasons! {
     IcmpNoFlow = 40 "icmp_no_flow" "An ICMP error about a packet that no backend can have sent.";
     PingRefused = 41 "ping_refused" "An echo request to a VIP whose services say drop, or have no backend to forward it to.";
     PeerQueueFull = 42 "peer_queue_full" "Another worker's, whose queue of frames from its peers was full.";
+    AllDown = 43 "all_down" "Every backend of the service is down, and all_down says drop or reset.";
+    BackendsFull = 44 "backends_full" "Every backend of the service holds as many flows as its max_flows allows.";
     NoSession = 60 "no_session" "To an address that full-nat sends from, but no session has the port and backend.";
     SessionsExhausted = 61 "sessions_exhausted" "A new flow of a full-nat service that found every session of its worker taken.";
     SnatPortsExhausted = 62 "snat_ports_exhausted" "A new flow of a full-nat service that found no port in its SNAT pool.";

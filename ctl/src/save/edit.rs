@@ -7,8 +7,8 @@ use toml_edit::{Array, InlineTable, TableLike, Value};
 use weir_shm::duration;
 use weir_shm::model::ClientAddress;
 use weir_shm::model::{
-    Admin, Backend, DEFAULT_DEREGISTRATION_DELAY, Forced, OnDown, Ping, Pool, PortMatch, Scheduler,
-    Service, Timeouts, UnknownTcp, percent,
+    Admin, Affinity, Backend, DEFAULT_DEREGISTRATION_DELAY, Forced, OnDown, Ping, Pool, PortMatch,
+    Scheduler, Service, Steering, Timeouts, UnknownTcp, percent,
 };
 
 use super::health::set_health;
@@ -81,6 +81,7 @@ fn service_entries(service: &Service) -> Entries {
         let value = text.and_then(|text| text.parse::<Value>().ok());
         entries.extend(value.map(|value| (key, value)));
     }
+    entries.extend(steering_entries(&service.steering));
     if service.timeouts != Timeouts::default() {
         entries.push(("timeouts", timeouts_value(service.timeouts)));
     }
@@ -138,6 +139,35 @@ fn addresses_value(addresses: &[IpAddr]) -> Value {
     texts.collect::<Array>().into()
 }
 
+/// What differs from a service that says nothing of it.
+fn steering_entries(steering: &Steering) -> Entries {
+    let default = Steering::default();
+    let mut entries = Entries::new();
+    if let Some(count) = steering.ring_vnodes {
+        entries.push(("ring_vnodes", i64::from(count).into()));
+    }
+    if steering.hash != default.hash {
+        entries.push(("hash", steering.hash.name().into()));
+    }
+    if let Some(affinity) = steering.affinity {
+        let value = if affinity == Affinity::default() {
+            "source".into()
+        } else {
+            Value::from(InlineTable::from_iter([
+                ("by", Value::from("source")),
+                ("prefix4", i64::from(affinity.prefix4).into()),
+                ("prefix6", i64::from(affinity.prefix6).into()),
+                ("timeout", duration::text(affinity.timeout).into()),
+            ]))
+        };
+        entries.push(("affinity", value));
+    }
+    if steering.all_down != default.all_down {
+        entries.push(("all_down", steering.all_down.name().into()));
+    }
+    entries
+}
+
 fn timeouts_value(timeouts: Timeouts) -> Value {
     let text = |timeout: Duration| Value::from(duration::text(timeout));
     InlineTable::from_iter([
@@ -185,6 +215,14 @@ fn change_service(
             None => {
                 table.remove(key);
             }
+        }
+    }
+    if old.steering != new.steering {
+        for key in ["ring_vnodes", "hash", "affinity", "all_down"] {
+            table.remove(key);
+        }
+        for (key, value) in steering_entries(&new.steering) {
+            set(table, key, value);
         }
     }
     if old.timeouts != new.timeouts {
@@ -277,6 +315,14 @@ fn change_backend(table: &mut dyn TableLike, service: &Service, was: &Backend, i
     }
     if was.weight != is.weight {
         set(table, "weight", i64::from(is.weight));
+    }
+    if was.max_flows != is.max_flows {
+        match is.max_flows {
+            Some(limit) => set(table, "max_flows", i64::from(limit)),
+            None => {
+                table.remove("max_flows");
+            }
+        }
     }
     if was.forced != is.forced {
         match is.forced {

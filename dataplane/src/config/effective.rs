@@ -7,7 +7,9 @@ use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::duration;
 use weir_shm::model::Forwarding;
 use weir_shm::model::health::bytes_text;
-use weir_shm::model::{Admin, HealthKind, PortMatch, QuicConfig, ServerIds, Service, Tls, percent};
+use weir_shm::model::{
+    Admin, HealthKind, PortMatch, QuicConfig, Scheduler, ServerIds, Service, Tls, percent,
+};
 
 use super::{Config, Idle, Memory};
 
@@ -152,6 +154,7 @@ fn service(lines: &mut Lines, service: &Service) {
         lines.raw(key, value);
     }
     lines.text("ping", service.ping.name());
+    steering(lines, service);
     let timeouts = &service.timeouts;
     lines.raw(
         "timeouts",
@@ -189,6 +192,9 @@ fn service(lines: &mut Lines, service: &Service) {
             lines.raw("port", backend.port);
         }
         lines.raw("weight", backend.weight);
+        if let Some(limit) = backend.max_flows {
+            lines.raw("max_flows", limit);
+        }
         match &backend.server_ids {
             ServerIds::None => {}
             ServerIds::Every(id) => lines.text("server_id", &id.to_string()),
@@ -228,6 +234,27 @@ fn quic(lines: &mut Lines, service: &Service) {
             )
         }),
     );
+}
+
+fn steering(lines: &mut Lines, service: &Service) {
+    let steering = &service.steering;
+    if service.scheduler == Scheduler::Ring {
+        lines.raw("ring_vnodes", steering.vnodes());
+    }
+    lines.text("hash", steering.hash.name());
+    match steering.affinity {
+        None => lines.comment("affinity: none"),
+        Some(affinity) => lines.raw(
+            "affinity",
+            format!(
+                "{{ by = \"source\", prefix4 = {}, prefix6 = {}, timeout = \"{}\" }}",
+                affinity.prefix4,
+                affinity.prefix6,
+                duration::text(affinity.timeout),
+            ),
+        ),
+    }
+    lines.text("all_down", steering.all_down.name());
 }
 
 fn health(lines: &mut Lines, service: &Service) {

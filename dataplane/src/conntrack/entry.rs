@@ -38,6 +38,10 @@ pub enum State {
     UdpNew = 5,
     /// TCP, first seen in mid-stream by one packet.
     Loose = 6,
+    /// No flow but a client: which backend it has, by affinity, since a flow began.
+    PinNew = 0,
+    /// The same, since one of its flows has proven itself.
+    Pin = 7,
 }
 
 impl State {
@@ -49,6 +53,8 @@ impl State {
             3 => Self::Closing,
             4 => Self::Udp,
             6 => Self::Loose,
+            0 => Self::PinNew,
+            7 => Self::Pin,
             _ => Self::UdpNew,
         }
     }
@@ -58,10 +64,17 @@ impl State {
     pub(super) const fn rank(self) -> u32 {
         match self {
             Self::Syn => 0,
-            Self::UdpNew | Self::Loose => 1,
+            Self::UdpNew | Self::Loose | Self::PinNew => 1,
             Self::Closing => 2,
-            Self::Established | Self::Udp => 3,
+            Self::Established | Self::Udp | Self::Pin => 3,
         }
+    }
+
+    /// Whether it is that of a client, not of a flow.
+    #[inline]
+    #[must_use]
+    pub const fn is_pin(self) -> bool {
+        matches!(self, Self::PinNew | Self::Pin)
     }
 }
 
@@ -73,8 +86,24 @@ impl Profile {
     /// From the four configured time-outs, in milliseconds.
     #[must_use]
     pub const fn new(syn: u32, established: u32, closing: u32, udp: u32) -> Self {
-        // Indexed by `State`; 0 and 7 are not states.
+        // Indexed by `State`.
         Self([0, syn, established, closing, udp, udp, established, 0])
+    }
+
+    /// The same, and how long a client is remembered, in milliseconds.
+    #[must_use]
+    pub const fn with_affinity(self, timeout: u32) -> Self {
+        let [_, syn, established, closing, udp, udp_new, loose, _] = self.0;
+        Self([
+            timeout,
+            syn,
+            established,
+            closing,
+            udp,
+            udp_new,
+            loose,
+            timeout,
+        ])
     }
 }
 

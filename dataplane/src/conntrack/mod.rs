@@ -19,8 +19,9 @@
 //! two states, which costs a diagnosis its exactness and nothing else.
 //!
 //! ## Time
-//! An entry is dead when it was last seen longer ago than its state's time-out. Nothing sweeps: a
-//! dead entry is a miss, and its place is as good as an empty one.
+//! An entry is dead when it was last seen longer ago than its state's time-out: a dead entry is a
+//! miss, and its place is as good as an empty one. Nothing sweeps, unless a service chooses by the
+//! flows that backends hold: then the worker clears dead entries a few lines at a time ([`live`]).
 //!
 //! ## Filling up
 //! A newcomer goes into its first bucket while that has room, so that most flows are found in the
@@ -39,11 +40,14 @@
 //! A newcomer without a place is steered by Maglev alone and counted as untracked.
 
 mod entry;
+mod live;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use weir_engine::memory::{CacheLine, HugeSlice, MemoryError, prefetch_write};
+
+pub use live::LiveFlows;
 
 pub use entry::{Details, NO_BACKEND, Profile, Profiles, State, Tick};
 
@@ -95,6 +99,7 @@ pub struct Conntrack {
     lines: Arc<HugeSlice>,
     count: u32,
     moves_left: u32,
+    live: live::Live,
 }
 
 impl Conntrack {
@@ -113,6 +118,7 @@ impl Conntrack {
             lines,
             count,
             moves_left: MOVES,
+            live: live::Live::new()?,
         })
     }
 
@@ -122,6 +128,7 @@ impl Conntrack {
         ConntrackReader {
             lines: Arc::clone(&self.lines),
             count: self.count,
+            live: self.live.reader(),
         }
     }
 
@@ -198,12 +205,14 @@ impl Conntrack {
             .or_else(|| free.way.map(|way| (one, way)))
             .or_else(|| other.way.map(|way| (two, way)));
         if let Some((line, way)) = place {
+            self.live.replace(line, way, details);
             put(line, way, hash.fingerprint, details.0);
             return Inserted::Free;
         }
         if self.moves_left > 0 {
             self.moves_left -= 1;
             if let Some((line, way)) = self.make_room([first, second], now, profiles) {
+                self.live.add(details);
                 put(line, way, hash.fingerprint, details.0);
                 return Inserted::Free;
             }
@@ -223,6 +232,7 @@ impl Conntrack {
             .min_by_key(|(cost, ..)| *cost);
         match cheapest {
             Some((_, line, way)) => {
+                self.live.replace(line, way, details);
                 put(line, way, hash.fingerprint, details.0);
                 Inserted::Evicted
             }
@@ -281,6 +291,8 @@ impl Conntrack {
             [entry.way, WAYS + entry.way].map(|word| entry.line.0[word].load(Relaxed));
         let free = (0..WAYS).find(|way| is_free(other, *way, now, profiles));
         free.is_some_and(|way| {
+            // A dead entry that goes was counted; the one that moves is counted already.
+            self.live.forget(other, way);
             put(other, way, fingerprint, details);
             entry.line.0[entry.way % WAYS].store(0, Relaxed);
             true
@@ -332,7 +344,9 @@ fn put(line: &CacheLine, way: usize, fingerprint: u64, details: u64) {
 fn eviction_cost(held: Details, newcomer: State, now: Tick, profiles: &Profiles) -> Option<u64> {
     let timeout = profiles.of(held);
     let idle = now.since(held.seen());
-    if held.is_confirmed() && (newcomer == State::Syn || idle <= timeout / 2) {
+    let confirmed = held.is_confirmed() || held.state() == State::Pin;
+    let unproven = matches!(newcomer, State::Syn | State::PinNew);
+    if confirmed && (unproven || idle <= timeout / 2) {
         return None;
     }
     let left = u64::from(timeout.saturating_sub(idle));
@@ -391,22 +405,30 @@ fn find_in(lines: &HugeSlice, bucket: u32, fingerprint: u64) -> Option<Held<'_>>
 pub struct ConntrackReader {
     lines: Arc<HugeSlice>,
     count: u32,
+    live: LiveFlows,
 }
 
 impl ConntrackReader {
+    /// How many flows the worker holds of each backend.
+    #[must_use]
+    pub const fn live(&self) -> &LiveFlows {
+        &self.live
+    }
+
     /// The live entry of a flow.
     #[must_use]
     pub fn find(&self, hash: FlowHash, now: Tick, profiles: &Profiles) -> Option<Details> {
         find(&self.lines, self.count, hash, now, profiles).map(|held| held.details)
     }
 
-    /// Calls `visit` with every live entry: a pass over the whole table, for the control core.
+    /// Calls `visit` with every live flow: a pass over the whole table, for the control core.
     pub fn for_each_live(&self, now: Tick, profiles: &Profiles, mut visit: impl FnMut(Details)) {
         let load = |word: &AtomicU64| word.load(Relaxed);
         for CacheLine(words) in self.lines.iter() {
             for way in 0..WAYS {
                 let details = Details(load(&words[WAYS + way]));
-                if load(&words[way]) != 0 && profiles.is_alive(details, now) {
+                let is_flow = load(&words[way]) != 0 && !details.state().is_pin();
+                if is_flow && profiles.is_alive(details, now) {
                     visit(details);
                 }
             }

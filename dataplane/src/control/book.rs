@@ -12,17 +12,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_engine::memory::MemoryError;
-use weir_shm::counters;
-use weir_shm::model::{self, Pool, PortMatch, QuicConfig, ServerId, UnknownTcp};
+use weir_shm::counters::{self, DropReason};
+use weir_shm::model::{self, AllDown, Pool, PortMatch, QuicConfig, ServerId, UnknownTcp};
 
+use super::local::{self, Split};
+use super::plan::{Candidate, Plan};
 use super::standing::Standings;
-use crate::address::{Addr, Version};
+use crate::address::Version;
 use crate::conntrack::{Profile, Profiles};
 use crate::endpoints::{Endpoint, Endpoints};
-use crate::maglev::{self, Member};
 use crate::quic::Quic;
 use crate::service::{
-    Backend, Change, FullNat, NO_SERVICE, OWN, Service, Services, Takes, protocol_number,
+    Backend, Change, Client, FullNat, NO_SERVICE, OWN, Service, Services, Takes, Wide, Without,
 };
 use crate::session::{Sessions, Settings, Times};
 
@@ -59,9 +60,7 @@ pub enum Unbookable {
 struct Chapter {
     number: u32,
     backends: HashMap<String, Known>,
-    table_of: Vec<Member>,
-    table_size: u32,
-    table: Option<Arc<[u16]>>,
+    plan: Plan,
     quic_of: (Vec<QuicConfig>, Vec<ServerIdOf>),
     quic: Option<Arc<Quic>>,
 }
@@ -172,24 +171,24 @@ impl Book {
             services.push(Service { full_nat, ..entry });
         }
         let has_quic = services.iter().any(|service| service.quic.is_some());
-        let vips = vips(pool);
-        let returns = self.returns(pool, &mut backends);
-        let local = local(pool, own);
+        let (returns, wide) = self.returns(pool, own, &mut backends);
+        let counts_flows = services
+            .iter()
+            .any(|service: &Service| service.scheduler.counts_flows());
+        let local = local_addresses(pool, own);
         Ok(Services {
             generation,
             services,
             backends,
             outers: Vec::new(),
             profiles: Profiles::new(&self.profiles),
-            vips: Endpoints::new(&vips),
-            returns: Endpoints::new(&returns),
+            vips: local::exact_vips(pool),
+            returns,
             local: Endpoints::new(&local),
             sessions: self.sessions.clone(),
-            any_port: pool
-                .services
-                .iter()
-                .any(|service| service.port == PortMatch::Any),
             has_quic,
+            wide: wide.map(Box::new),
+            counts_flows,
         })
     }
 
@@ -219,7 +218,6 @@ impl Book {
                 ..Chapter::default()
             });
         let mut members = Vec::new();
-        let mut numbers = Vec::new();
         for (nth, backend) in service.backends.iter().enumerate() {
             let name = backend.name(service);
             let number = chapter.backend(service, backend, names)?;
@@ -240,19 +238,14 @@ impl Book {
                 )
             };
             if takes == Takes::All {
-                numbers.push((name.clone(), number));
-                members.push(Member {
+                members.push(Candidate {
                     name,
-                    weight: standings.weight(nth, backend),
-                    slot: 0,
+                    number,
+                    weight: backend.weight,
+                    share: standings.backend(nth).share,
+                    max_flows: backend.max_flows.unwrap_or(u32::MAX),
                 });
             }
-        }
-        // By name, as everything that a table holds, so that the file's order changes nothing.
-        members.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        numbers.sort_unstable();
-        for (slot, member) in (0u16..).zip(&mut members) {
-            member.slot = slot;
         }
         let port = service.port.number().to_be_bytes();
         Ok(Service {
@@ -264,9 +257,22 @@ impl Book {
             resets_unknown: service.unknown_tcp == UnknownTcp::Reset,
             counters: counters::service_base(chapter.number) as u32,
             full_nat: None,
-            table: chapter.table(members, service.table_size, tables_built),
-            members: numbers.into_iter().map(|(_, number)| number).collect(),
             quic: chapter.quic(service),
+            number: chapter.number,
+            scheduler: chapter.plan.scheduler(service, members, tables_built),
+            by_address: service.protocol.number().is_none(),
+            affinity: service.steering.affinity.map(|affinity| Client {
+                prefix4: affinity.prefix4,
+                prefix6: affinity.prefix6,
+            }),
+            without: Without {
+                reason: if standings.all_down {
+                    DropReason::AllDown
+                } else {
+                    DropReason::NoBackend
+                },
+                reset: service.steering.all_down == AllDown::Reset,
+            },
         })
     }
 
@@ -275,8 +281,13 @@ impl Book {
     /// Answers of backends that have left a service are still on their way, and some servers finish
     /// what they began: they go on coming from the VIP, unless the address and port belong to
     /// somebody in the pool now. Of two pairs with one endpoint the first counts.
-    fn returns(&self, pool: &Pool, all: &mut [Backend]) -> Vec<(Endpoint, u32)> {
-        let (mut present, mut departed) = (Vec::new(), Vec::new());
+    fn returns(
+        &self,
+        pool: &Pool,
+        own: &[IpAddr],
+        all: &mut [Backend],
+    ) -> (Endpoints, Option<Wide>) {
+        let (mut present, mut departed) = (Split::default(), Split::default());
         for (place, service) in (0u32..).zip(&pool.services) {
             let Some(chapter) = self.chapters.get(&service.name) else {
                 continue;
@@ -284,7 +295,6 @@ impl Book {
             if service.forwarding != model::Forwarding::Nat {
                 continue;
             }
-            let protocol = protocol_number(service.protocol);
             let mut known: Vec<Known> = chapter.backends.values().copied().collect();
             known.sort_unstable_by_key(|known| known.number);
             for Known {
@@ -293,30 +303,41 @@ impl Book {
                 port,
             } in known
             {
-                let endpoint =
-                    Endpoint::new(Version::of(&address), Addr::from(address), port, protocol);
+                let answers = local::answers(service, address, port);
                 match all.get_mut(number as usize) {
                     Some(backend) if backend.service == NO_SERVICE => {
                         *backend = line(service, place, 0, number, address, port);
-                        departed.push((endpoint, number));
+                        departed.push(answers, number);
                     }
-                    _ => present.push((endpoint, number)),
+                    _ => present.push(answers, number),
                 }
             }
         }
-        present.extend(departed);
+        let wide = local::wide(pool, own, &present.wide, &departed.wide);
+        // What a listener in the pool answers for is no departed backend's any more.
+        let taken = |endpoint: &Endpoint| {
+            let (version, address, port, protocol) = endpoint.parts();
+            let wide = wide.as_ref();
+            wide.is_some_and(|wide| wide.returns.get(version, address, port, protocol).is_some())
+        };
+        let mut exact = present.exact;
+        let gone = departed.exact.into_iter();
+        exact.extend(gone.filter(|(endpoint, _)| !taken(endpoint)));
         // Pieces of datagrams, but for the first, have no port.
-        let alone: Vec<(Endpoint, u32)> = present
+        let listening = present.wide.iter().chain(&departed.wide);
+        let alone: Vec<(Endpoint, u32)> = exact
             .iter()
-            .filter_map(|(_, number)| {
-                let backend = all.get(*number as usize)?;
+            .map(|(_, number)| *number)
+            .chain(listening.map(|(_, number)| *number))
+            .filter_map(|number| {
+                let backend = all.get(number as usize)?;
                 let service = pool.services.get(backend.service as usize)?;
                 let version = Version::of(&service.vip.address());
-                Some((Endpoint::address(version, backend.address), *number))
+                Some((Endpoint::address(version, backend.address), number))
             })
             .collect();
-        present.extend(alone);
-        present
+        exact.extend(alone);
+        (Endpoints::new(&exact), wide)
     }
 
     fn profile(&mut self, service: &model::Service) -> Result<u8, Unbookable> {
@@ -327,6 +348,10 @@ impl Book {
             millis(timeouts.closing),
             millis(timeouts.udp),
         );
+        let profile = match service.steering.affinity {
+            Some(affinity) => profile.with_affinity(millis(affinity.timeout)),
+            None => profile,
+        };
         if let Some(known) = self.profiles.iter().position(|known| *known == profile) {
             return Ok(known as u8);
         }
@@ -438,21 +463,6 @@ impl Chapter {
         }
         self.quic.clone()
     }
-
-    fn table(&mut self, members: Vec<Member>, size: u32, built: &mut u64) -> Arc<[u16]> {
-        if let Some(table) = &self.table
-            && self.table_of == members
-            && self.table_size == size
-        {
-            return Arc::clone(table);
-        }
-        let table: Arc<[u16]> = maglev::build(&members, size).into();
-        *built += 1;
-        self.table_of = members;
-        self.table_size = size;
-        self.table = Some(Arc::clone(&table));
-        table
-    }
 }
 
 /// Milliseconds of a time-out, as workers count them.
@@ -493,33 +503,21 @@ fn line(
         version,
         mode: service.forwarding.into(),
         profile,
+        pins: service.steering.affinity.is_some(),
         ..Backend::default()
     }
 }
 
 /// VIPs, each to the first of its services by protocol, port and name, and own addresses.
-fn local(pool: &Pool, own: &[IpAddr]) -> Vec<(Endpoint, u32)> {
+fn local_addresses(pool: &Pool, own: &[IpAddr]) -> Vec<(Endpoint, u32)> {
     let key = |address: IpAddr| Endpoint::address(Version::of(&address), address.into());
     let mut services: Vec<(u32, &model::Service)> = (0u32..).zip(&pool.services).collect();
+    services.retain(|(_, service)| !service.vip.is_prefix());
     services.sort_by_key(|(_, service)| (service.protocol, service.port, &service.name));
     let snat = pool.services.iter().flat_map(|service| &service.snat_pool);
     services
         .into_iter()
         .map(|(place, service)| (key(service.vip.address()), place))
         .chain(own.iter().chain(snat).map(|address| (key(*address), OWN)))
-        .collect()
-}
-
-/// VIPs to services.
-fn vips(pool: &Pool) -> Vec<(Endpoint, u32)> {
-    (0u32..)
-        .zip(&pool.services)
-        .map(|(place, service)| {
-            let protocol = protocol_number(service.protocol);
-            let version = Version::of(&service.vip.address());
-            let port = service.port.number();
-            let endpoint = Endpoint::new(version, service.vip.address().into(), port, protocol);
-            (endpoint, place)
-        })
         .collect()
 }

@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 
 use weir_engine::buffer::BufferSource;
-use weir_shm::model::Protocol;
+use weir_shm::model::{self, Protocol};
 
 use super::Control;
 use crate::address::{Addr, Version};
-use crate::conntrack::{Details, State, Tick};
+use crate::conntrack::{ConntrackReader, Details, State, Tick};
 use crate::flow::FlowHash;
 use crate::parse::Packet;
-use crate::service::{Owner, Takes, protocol_number};
+use crate::scheduler::Live;
+use crate::service::{Owner, Service, Takes, protocol_number};
 
 /// What steers a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,16 @@ pub enum Reason {
     Conntrack,
     /// Conntrack does not hold it; the Maglev table chooses.
     Maglev,
+    /// The same, by the ring.
+    Ring,
+    /// The same, by the Maglev table, asked with the client's address.
+    SourceHash,
+    /// The same, by the worker's next turn.
+    RoundRobin,
+    /// The same, by how many flows backends hold.
+    LeastConnections,
+    /// The same, by what is remembered of the client.
+    Affinity,
     /// Conntrack holds it, but its backend has gone; the table chooses anew.
     Moved,
     /// No service has this VIP, port and protocol.
@@ -34,6 +45,11 @@ impl Reason {
         match self {
             Self::Conntrack => "conntrack",
             Self::Maglev => "maglev",
+            Self::Ring => "ring",
+            Self::SourceHash => "source-hash",
+            Self::RoundRobin => "round-robin",
+            Self::LeastConnections => "least-connections",
+            Self::Affinity => "affinity",
             Self::Moved => "moved",
             Self::NoService => "no_service",
             Self::NoBackend => "no_backend",
@@ -60,6 +76,17 @@ pub struct Explanation {
     pub table_entry: Option<(u32, u32)>,
 }
 
+/// Flows by backend, as the workers count them.
+struct Counted<'a>(&'a [ConntrackReader]);
+
+impl Live for Counted<'_> {
+    fn flows(&self, number: u32) -> u64 {
+        let all = self.0.iter();
+        let sum = all.fold(0u64, |sum, table| sum.wrapping_add(table.live().of(number)));
+        if sum > u64::MAX / 2 { 0 } else { sum }
+    }
+}
+
 const fn state_name(state: State) -> &'static str {
     match state {
         State::Syn => "syn",
@@ -67,6 +94,7 @@ const fn state_name(state: State) -> &'static str {
         State::Closing => "closing",
         State::Udp | State::UdpNew => "udp",
         State::Loose => "mid-stream",
+        State::PinNew | State::Pin => "client",
     }
 }
 
@@ -91,8 +119,10 @@ impl<S: BufferSource> Control<S> {
         };
         let services = self.services();
         let packet = packet(protocol, source, destination);
-        let Owner::Forward(number) = services.owner(&packet) else {
-            return nothing(Reason::NoService);
+        let (number, hash) = match services.owner(&packet) {
+            Owner::Forward(number) => (number, self.hasher.packet(&packet)),
+            Owner::ForwardByAddress(number) => (number, self.hasher.addresses(&packet)),
+            _ => return nothing(Reason::NoService),
         };
         let (Some(service), Some(model)) = (
             services.get(number),
@@ -100,20 +130,18 @@ impl<S: BufferSource> Control<S> {
         ) else {
             return nothing(Reason::NoService);
         };
-        let hash = self.hasher.packet(&packet);
-        let size = service.table.len() as u32;
-        let entry = crate::flow::scale((hash.bucket >> 32) as u32, size);
         let found = self.find_flow(now, hash);
         let kept = found.filter(|(_, held)| services.keeps(number, held.backend()).is_some());
         let (number, reason) = match kept {
             Some((_, held)) => (Some(held.backend()), Reason::Conntrack),
             None => {
+                let (chosen, reason) = self.choose(now, number, service, model, &packet, hash);
                 let reason = if found.is_some() {
                     Reason::Moved
                 } else {
-                    Reason::Maglev
+                    reason
                 };
-                (service.choose(hash), reason)
+                (chosen, reason)
             }
         };
         let backend = number
@@ -122,7 +150,8 @@ impl<S: BufferSource> Control<S> {
         Explanation {
             service: Some(model.name.clone()),
             backend: backend.map(str::to_owned),
-            reason: if backend.is_some() {
+            // Whose turn it is, only the worker knows.
+            reason: if backend.is_some() || reason == Reason::RoundRobin {
                 reason
             } else {
                 Reason::NoBackend
@@ -130,7 +159,46 @@ impl<S: BufferSource> Control<S> {
             worker: found.map(|(worker, _)| worker),
             state: found.map(|(_, held)| state_name(held.state())),
             idle_ms: found.map(|(_, held)| now.since(held.seen())),
-            table_entry: Some((entry, size)),
+            table_entry: service
+                .scheduler
+                .entry(service.point(&self.hasher, &packet, hash)),
+        }
+    }
+
+    /// The backend of a new flow, and why that one.
+    fn choose(
+        &self,
+        now: Tick,
+        place: u32,
+        service: &Service,
+        model: &model::Service,
+        packet: &Packet,
+        hash: FlowHash,
+    ) -> (Option<u32>, Reason) {
+        if let Some(client) = service.affinity {
+            let key = client.hash(&self.hasher, packet, service.number);
+            let services = self.services();
+            let pins = self.tables.iter();
+            let pins = pins.filter_map(|table| table.find(key, now, &services.profiles));
+            let newest = pins.min_by_key(|pin| now.since(pin.seen()));
+            let takes = |number: &u32| {
+                let backend = services.keeps(place, *number);
+                backend.is_some_and(|backend| backend.takes == Takes::All)
+            };
+            if let Some(number) = newest.map(Details::backend).filter(takes) {
+                return (Some(number), Reason::Affinity);
+            }
+        }
+        let point = service.point(&self.hasher, packet, hash);
+        let choice = service
+            .scheduler
+            .choose(point, &mut 0, &Counted(&self.tables));
+        match model.scheduler {
+            model::Scheduler::Maglev => (choice.backend(), Reason::Maglev),
+            model::Scheduler::Ring => (choice.backend(), Reason::Ring),
+            model::Scheduler::SourceHash => (choice.backend(), Reason::SourceHash),
+            model::Scheduler::LeastConnections => (choice.backend(), Reason::LeastConnections),
+            model::Scheduler::RoundRobin => (None, Reason::RoundRobin),
         }
     }
 

@@ -11,10 +11,12 @@ pub mod book;
 mod changes;
 mod equip;
 pub mod health;
+pub mod local;
 pub mod lookup;
 pub mod neighbours;
 pub mod netstack;
 mod passive;
+pub mod plan;
 pub mod standing;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};

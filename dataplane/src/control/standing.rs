@@ -3,7 +3,7 @@
 //! One place decides which flows a backend takes and with which share, so that the packet path, the
 //! tables and what `weirctl` shows cannot disagree.
 
-use weir_shm::model::{Admin, Backend, Forced, OnDown, Service, WHOLE_SHARE};
+use weir_shm::model::{Admin, AllDown, Backend, Forced, OnDown, Service, WHOLE_SHARE};
 use weir_shm::segment::directory::BackendState;
 
 use super::health::View;
@@ -39,6 +39,8 @@ pub struct Standings {
     pub backends: Vec<Standing>,
     /// Whether backends that are down take flows all the same.
     pub fails_open: bool,
+    /// Whether there are backends that could take new flows, and none of them is up.
+    pub all_down: bool,
     /// The share of weight that is up, in thousandths.
     pub healthy: u16,
 }
@@ -56,14 +58,19 @@ impl Standings {
         let whole = weight(&mut candidates());
         let up = weight(&mut candidates().filter(|(backend, facts)| is_up(backend, facts)));
         let share = u64::from(WHOLE_SHARE);
-        let fails_open =
-            whole > 0 && (up == 0 || up * share < whole * u64::from(service.min_healthy));
+        let all_down = whole > 0 && up == 0;
+        let fails_open = if all_down {
+            service.steering.all_down == AllDown::Forward
+        } else {
+            up * share < whole * u64::from(service.min_healthy)
+        };
         let backends = pairs()
             .map(|(backend, facts)| standing(service, backend, facts, fails_open))
             .collect();
         Self {
             backends,
             fails_open,
+            all_down,
             healthy: (up * share).checked_div(whole).unwrap_or(share) as u16,
         }
     }

@@ -38,6 +38,8 @@ use crate::pipeline::Pipeline;
 use operator::Operator;
 use worker::{Links, PortQueues};
 
+/// Lines of conntrack that a worker looks at in a round, where flows are counted.
+const SWEEP: u32 = 64;
 /// Descriptors of each receive and send queue.
 const DESCRIPTORS: u16 = 1_024;
 /// Frames that may wait between workers and the control core, each way.
@@ -200,7 +202,8 @@ fn balance(
         let (writer, reader) = counters(layout::BLOCK)?;
         blocks.push(reader);
         let pipeline = Pipeline::new(control.accepts(), hasher.clone(), conntrack, writer)
-            .among(number, tables.clone());
+            .among(number, tables.clone())
+            .with_sweep(SWEEP);
         // The first worker also sends for the control core; the others get an empty queue.
         let from_control = from_control.take().unwrap_or_else(|| ring::ring(1).1);
         let links = Links {

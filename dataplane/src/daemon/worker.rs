@@ -298,6 +298,9 @@ impl Worker {
         if self.pipeline.waiting() > 0 {
             self.pipeline.tick(now, &mut self.leaving);
         }
+        if received == 0 {
+            self.pipeline.sweep(&snapshot.services, now);
+        }
         if received > 0 {
             self.leaving.flush_all();
             self.leaving.count(self.pipeline.counters());

@@ -178,7 +178,7 @@ fn translate(frame: &mut [u8], packet: &Packet, new: &New) -> Result<(), DropRea
         set_port(segment, new);
         let old = [segment[tcp::CHECKSUM], segment[tcp::CHECKSUM + 1]];
         [segment[tcp::CHECKSUM], segment[tcp::CHECKSUM + 1]] = new.transport.apply(old);
-    } else {
+    } else if packet.protocol == protocol::UDP {
         let datagram: Option<&mut [u8; udp::LEN]> = rest.and_then(|rest| rest.first_chunk_mut());
         let datagram = datagram.ok_or(DropReason::UdpMalformed)?;
         set_port(datagram, new);

@@ -119,6 +119,9 @@ pub enum Parsed {
     /// An ICMP or ICMPv6 message; nothing behind its IP header has been looked at, and it has no
     /// ports.
     Icmp(Packet),
+    /// A packet of another protocol; nothing behind its IP header has been looked at, and it has no
+    /// ports.
+    Portless(Packet),
     /// An ARP message.
     Arp,
 }
@@ -186,7 +189,9 @@ fn parse_multicast(frame: &[u8], accepts: Accepts) -> Result<Parsed, DropReason>
         {
             Ok(Parsed::Icmp(packet))
         }
-        Parsed::Icmp(_) | Parsed::Transport(_) => Err(DropReason::L2Multicast),
+        Parsed::Icmp(_) | Parsed::Transport(_) | Parsed::Portless(_) => {
+            Err(DropReason::L2Multicast)
+        }
     }
 }
 
@@ -332,7 +337,7 @@ fn skip_extensions(first: u8, payload: &[u8]) -> Result<(u8, usize), DropReason>
             protocol::ROUTING => 8,
             protocol::AUTHENTICATION => 4,
             protocol::FRAGMENT => 0,
-            _ => return Err(DropReason::UnknownProtocol),
+            other => return Ok((other, at)),
         };
         let header = payload
             .get(at..)
@@ -393,6 +398,8 @@ fn parse_transport(payload: &[u8], base: Packet) -> Result<Parsed, DropReason> {
         }
         protocol::ICMP if base.version == Version::V4 => Ok(Parsed::Icmp(base)),
         protocol::ICMPV6 if base.version == Version::V6 => Ok(Parsed::Icmp(base)),
-        _ => Err(DropReason::UnknownProtocol),
+        // Hop-by-hop options are none of IPv4's, and zero stands for any protocol here.
+        0 => Err(DropReason::UnknownProtocol),
+        _ => Ok(Parsed::Portless(base)),
     }
 }

@@ -56,6 +56,8 @@ pub enum Verdict {
     HandOver(u16),
     /// An ICMP message, its addressee not looked at yet.
     Icmp,
+    /// A packet of a protocol without ports that weir knows, its addressee not looked at yet.
+    Portless,
     /// A piece of a datagram, of which nothing is known yet but that it is one.
     Piece,
     /// Of a TCP connection that is to be reset.
@@ -66,6 +68,8 @@ pub enum Verdict {
     Done,
     /// For the control core.
     Punt,
+    /// Refused, and the sender is told.
+    Refuse(DropReason),
     /// Refused.
     Drop(DropReason),
 }

@@ -34,11 +34,14 @@ fn known(service: u32, hasher: &FlowHasher, conntrack: &Conntrack, lane: &mut La
 /// What goes to no VIP's exact port.
 #[inline(never)]
 fn other(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lane: &mut Lane) {
-    if lane.verdict != Verdict::Forward {
-        return;
+    match lane.verdict {
+        Verdict::Forward => {}
+        Verdict::Portless => return portless(services, hasher, conntrack, lane),
+        _ => return,
     }
     match services.owner_of_other(&lane.packet) {
         Owner::Forward(service) => known(service, hasher, conntrack, lane),
+        Owner::ForwardByAddress(service) => by_address(service, hasher, conntrack, lane),
         owner => settle(services, owner, lane),
     }
 }
@@ -46,7 +49,7 @@ fn other(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lane: 
 /// What becomes of a packet that is not to a service.
 pub fn settle(services: &Services, owner: Owner, lane: &mut Lane) {
     match owner {
-        Owner::Forward(service) => lane.service = service,
+        Owner::Forward(service) | Owner::ForwardByAddress(service) => lane.service = service,
         Owner::Answer(address) => {
             lane.backend = address.into();
             lane.verdict = Verdict::Answer;
@@ -70,5 +73,31 @@ fn to_ourselves(services: &Services, packet: &Packet) -> Verdict {
         Verdict::Punt
     } else {
         Verdict::Drop(DropReason::NoService)
+    }
+}
+
+/// A packet to a service that tells flows by their addresses alone. TCP's flags say nothing there:
+/// what ends is one connection, not all that two addresses have to say to each other.
+#[cold]
+fn by_address(service: u32, hasher: &FlowHasher, conntrack: &Conntrack, lane: &mut Lane) {
+    lane.service = service;
+    lane.hash = hasher.addresses(&lane.packet);
+    lane.packet.tcp_flags = 0;
+    conntrack.prefetch(lane.hash);
+}
+
+/// A packet without ports: to a service for any protocol, or from a backend of one.
+#[cold]
+fn portless(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lane: &mut Lane) {
+    lane.verdict = Verdict::Forward;
+    match services.owner(&lane.packet) {
+        Owner::ForwardByAddress(service) => by_address(service, hasher, conntrack, lane),
+        Owner::Return(backend) => {
+            lane.backend = backend;
+            lane.verdict = Verdict::Return;
+        }
+        Owner::Forward(_) | Owner::Answer(_) | Owner::NoService | Owner::NotOurs => {
+            lane.verdict = Verdict::Drop(DropReason::UnknownProtocol);
+        }
     }
 }

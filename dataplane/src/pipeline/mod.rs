@@ -16,6 +16,7 @@
 //! the sink.
 
 mod aside;
+mod choose;
 mod lane;
 mod look_up;
 mod part;
@@ -37,6 +38,7 @@ use crate::flow::FlowHasher;
 use crate::parse::{Accepts, Filter};
 use crate::service::Services;
 use aside::Aside;
+use choose::Chooser;
 use lane::Lanes;
 use part::Asides;
 
@@ -90,6 +92,8 @@ pub struct Pipeline<B> {
     lanes: Box<Lanes>,
     features: Features,
     kept: aside::Kept<B>,
+    chooser: Chooser,
+    sweep: u32,
 }
 
 impl<B: Buffer> Pipeline<B> {
@@ -101,6 +105,7 @@ impl<B: Buffer> Pipeline<B> {
         conntrack: Conntrack,
         counters: CounterWriter,
     ) -> Self {
+        let chooser = Chooser::new(hasher.clone(), &conntrack);
         Self {
             filters: accepts.into_iter().map(Filter::from).collect(),
             hasher,
@@ -109,6 +114,8 @@ impl<B: Buffer> Pipeline<B> {
             lanes: Box::default(),
             features: Features::detect(),
             kept: aside::Kept::default(),
+            chooser,
+            sweep: u32::MAX,
         }
     }
 
@@ -116,6 +123,7 @@ impl<B: Buffer> Pipeline<B> {
     /// read where a packet's flow may be another worker's.
     #[must_use]
     pub fn among(mut self, worker: u16, peers: Vec<ConntrackReader>) -> Self {
+        self.chooser.join(worker, &peers);
         self.kept.worker = worker;
         self.kept.peers = peers;
         self
@@ -126,6 +134,23 @@ impl<B: Buffer> Pipeline<B> {
     pub fn with_features(mut self, features: Features) -> Self {
         self.features = features;
         self
+    }
+
+    /// With no more than `lines` of conntrack swept at once, where a service needs counts of flows:
+    /// a worker has other things to do. Without this a sweep does all that is due.
+    #[must_use]
+    pub const fn with_sweep(mut self, lines: u32) -> Self {
+        self.sweep = lines;
+        self
+    }
+
+    /// Hot: where a service chooses by how many flows backends hold, looks for flows that are over.
+    /// Each burst does; a worker that has none does it, too.
+    #[inline]
+    pub fn sweep(&mut self, services: &Services, now: Tick) {
+        if services.counts_flows {
+            self.conntrack.sweep(now, &services.profiles, self.sweep);
+        }
     }
 
     /// The worker's counters.
@@ -159,6 +184,7 @@ impl<B: Buffer> Pipeline<B> {
         sink: &mut S,
     ) {
         self.tick(now, sink);
+        self.sweep(&snapshot.services, now);
         let Some(filter) = self.filters.get(usize::from(port)) else {
             burst.clear();
             return;
@@ -169,6 +195,7 @@ impl<B: Buffer> Pipeline<B> {
             counters,
             lanes,
             kept,
+            chooser,
             ..
         } = self;
         let mut asides = Asides::new();
@@ -182,6 +209,7 @@ impl<B: Buffer> Pipeline<B> {
             filter,
             hasher,
             conntrack,
+            chooser,
             counters,
             lanes,
             burst,
@@ -209,6 +237,7 @@ impl<B: Buffer> Pipeline<B> {
             port,
             hasher: &self.hasher,
             conntrack: &mut self.conntrack,
+            chooser: &mut self.chooser,
             counters: &self.counters,
             kept: &mut self.kept,
         };
@@ -256,6 +285,7 @@ struct Stages<'a, B, S> {
     filter: &'a Filter,
     hasher: &'a FlowHasher,
     conntrack: &'a mut Conntrack,
+    chooser: &'a mut Chooser,
     counters: &'a CounterWriter,
     lanes: &'a mut Lanes,
     burst: &'a mut ArrayVec<B, BURST>,
@@ -273,6 +303,7 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, B, S> {
             now,
             by,
             conntrack,
+            chooser,
             counters,
             burst,
             sink,
@@ -283,12 +314,12 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, B, S> {
         let lanes = &mut self.lanes[..burst.len()];
         look_up::all(services, self.hasher, conntrack, lanes);
         if services.has_quic {
-            quic::all(services, now, conntrack, counters, burst, lanes);
+            quic::all(services, now, conntrack, chooser, counters, burst, lanes);
         }
         if let Some(sessions) = &services.sessions {
             sessions::ask(services, sessions, by.worker, lanes);
         }
-        steer::all(services, now, conntrack, counters, lanes);
+        steer::all(services, now, conntrack, chooser, counters, burst, lanes);
         if let Some(sessions) = &services.sessions {
             sessions::all(services, sessions, by.worker, now, counters, burst, lanes);
         }

@@ -14,6 +14,7 @@ use weir_engine::counters::CounterWriter;
 use weir_engine::wire::{protocol, udp};
 
 use super::BURST;
+use super::choose::Chooser;
 use super::lane::{Lane, Verdict};
 use super::steer::Steering;
 use crate::conntrack::{Conntrack, Tick};
@@ -26,6 +27,7 @@ pub fn all<B: Buffer>(
     services: &Services,
     now: Tick,
     conntrack: &mut Conntrack,
+    chooser: &mut Chooser,
     counters: &CounterWriter,
     burst: &[B],
     lanes: &mut [Lane],
@@ -44,14 +46,15 @@ pub fn all<B: Buffer>(
             let _ = ours.try_push((place, kept));
         }
     }
-    let mut steering = Steering::new(services, now, conntrack, counters);
+    let mut steering = Steering::new(services, now, conntrack, chooser, counters);
     for (place, named) in ours {
-        let Some(lane) = lanes.get_mut(usize::from(place)) else {
+        let place = usize::from(place);
+        let (Some(lane), Some(frame)) = (lanes.get_mut(place), burst.get(place)) else {
             continue;
         };
         match named {
             Some(number) => steering.pin(lane, number),
-            None => steering.one(lane),
+            None => steering.one(lane, frame.data()),
         }
         if lane.verdict == Verdict::Forward {
             lane.verdict = Verdict::Steered;

@@ -23,6 +23,10 @@ pub fn all<B: Buffer>(filter: &Filter, burst: &[B], lanes: &mut Lanes) {
                     lane.packet = packet;
                     Verdict::Icmp
                 }
+                Ok(Kind::Other(Parsed::Portless(packet))) => {
+                    lane.packet = packet;
+                    Verdict::Portless
+                }
                 Ok(Kind::Other(Parsed::Arp | Parsed::Transport(_))) => Verdict::Punt,
                 Err(DropReason::Fragment) => Verdict::Piece,
                 Err(reason) => Verdict::Drop(reason),

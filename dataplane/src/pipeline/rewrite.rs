@@ -88,6 +88,9 @@ fn other<B: Buffer>(
         Verdict::Icmp => Outcome::Aside(Why::Icmp),
         Verdict::Piece => Outcome::Aside(Why::Piece),
         Verdict::Reset => Outcome::Aside(Why::Reset),
+        Verdict::Refuse(reason) => Outcome::Aside(Why::Refused(reason)),
+        // Stage 2 leaves none of these.
+        Verdict::Portless => Outcome::Drop(DropReason::UnknownProtocol),
         // No earlier stage is done with a frame.
         Verdict::Sent | Verdict::Done => Outcome::Drop(DropReason::NoBackend),
     }

@@ -12,14 +12,17 @@
 //! line, it asks for the second and for the table's entry, and a second pass looks there.
 
 use arrayvec::ArrayVec;
+use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
 use weir_engine::wire::{protocol, tcp::flags};
 use weir_shm::counters::{self, DropReason};
 
 use super::BURST;
+use super::choose::{Asking, Chooser};
 use super::lane::{Lane, Verdict};
 use crate::conntrack::{Conntrack, Details, Inserted, NO_BACKEND, State, Tick};
 use crate::parse::Packet;
+use crate::scheduler::Choice;
 use crate::service::{Service, Services, Takes};
 
 /// TCP flags that may change a flow's state.
@@ -70,13 +73,22 @@ const fn next_state(state: State, packet: &Packet) -> State {
     }
 }
 
+/// Whether a flow's last packet is of another minute or so, as a client is remembered by its flows
+/// no more often than that.
+#[inline(always)]
+const fn is_long_ago(held: Details, now: Tick) -> bool {
+    (held.seen().0 ^ now.0) >> 16 != 0
+}
+
 /// Hot: chooses each packet's backend and keeps conntrack up to date.
 #[inline(always)]
-pub fn all(
+pub fn all<B: Buffer>(
     services: &Services,
     now: Tick,
     conntrack: &mut Conntrack,
+    chooser: &mut Chooser,
     counters: &CounterWriter,
+    burst: &[B],
     lanes: &mut [Lane],
 ) {
     conntrack.begin_burst();
@@ -93,6 +105,7 @@ pub fn all(
                     && details.is_confirmed()
                     && lane.packet.tcp_flags & TURNING == 0
                     && services.profiles.is_alive(details, now)
+                    && !(backend.pins && is_long_ago(details, now))
                 {
                     held.set(details.seen_again(backend.profile, now));
                     lane.backend = details.backend();
@@ -114,10 +127,11 @@ pub fn all(
     if waiting.is_empty() {
         return;
     }
-    let mut steering = Steering::new(services, now, conntrack, counters);
+    let mut steering = Steering::new(services, now, conntrack, chooser, counters);
     for place in waiting {
-        if let Some(lane) = lanes.get_mut(usize::from(place)) {
-            steering.one(lane);
+        let place = usize::from(place);
+        if let (Some(lane), Some(frame)) = (lanes.get_mut(place), burst.get(place)) {
+            steering.one(lane, frame.data());
         }
     }
 }
@@ -128,10 +142,20 @@ pub fn alone(
     services: &Services,
     now: Tick,
     conntrack: &mut Conntrack,
+    chooser: &mut Chooser,
     counters: &CounterWriter,
+    frame: &[u8],
     lane: &mut Lane,
 ) {
-    Steering::new(services, now, conntrack, counters).one(lane);
+    Steering::new(services, now, conntrack, chooser, counters).one(lane, frame);
+}
+
+/// The sequence number of a TCP segment.
+#[inline]
+fn sequence(packet: &Packet, frame: &[u8]) -> u32 {
+    let at = usize::from(packet.transport) + 4;
+    let bytes = frame.get(at..).and_then(|rest| rest.first_chunk::<4>());
+    bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
 /// What the second pass needs, and QUIC's.
@@ -139,6 +163,7 @@ pub(super) struct Steering<'a> {
     services: &'a Services,
     now: Tick,
     conntrack: &'a mut Conntrack,
+    chooser: &'a mut Chooser,
     counters: &'a CounterWriter,
 }
 
@@ -147,12 +172,14 @@ impl<'a> Steering<'a> {
         services: &'a Services,
         now: Tick,
         conntrack: &'a mut Conntrack,
+        chooser: &'a mut Chooser,
         counters: &'a CounterWriter,
     ) -> Self {
         Self {
             services,
             now,
             conntrack,
+            chooser,
             counters,
         }
     }
@@ -168,7 +195,10 @@ impl<'a> Steering<'a> {
         lane.backend = number;
         let details = |state| Details::new(number, state, service.profile, self.now);
         if let Some(held) = self.conntrack.find(lane.hash, self.now, &services.profiles) {
-            held.set(details(next_state(held.details().state(), &lane.packet)));
+            let before = held.details();
+            let after = details(next_state(before.state(), &lane.packet));
+            held.set(after);
+            self.conntrack.recount(before, after);
             self.counters.add(counters::CONNTRACK_HITS, 1);
             return;
         }
@@ -182,52 +212,29 @@ impl<'a> Steering<'a> {
 
     /// Hot, though less: a packet of any kind.
     #[inline]
-    pub(super) fn one(&mut self, lane: &mut Lane) {
+    pub(super) fn one(&mut self, lane: &mut Lane, frame: &[u8]) {
         let services = self.services;
         let Some(service) = services.get(lane.service) else {
             lane.verdict = Verdict::Drop(DropReason::NoService);
             return;
         };
         let found = self.conntrack.find(lane.hash, self.now, &services.profiles);
-        let number = match found {
-            Some(held) => {
-                let details = held.details();
-                let state = details.state();
-                if state == State::Closing && is_opening(&lane.packet) {
-                    let state = first_state(&lane.packet);
-                    let number = service.choose(lane.hash);
-                    if let Some(number) = number {
-                        held.set(Details::new(number, state, service.profile, self.now));
-                        self.counters.add(counters::CONNTRACK_MISSES, 1);
-                        self.opened(service, lane, number, Inserted::Free);
-                    }
-                    number
-                } else {
-                    self.counters.add(counters::CONNTRACK_HITS, 1);
-                    let number = match services.keeps(lane.service, details.backend()) {
-                        Some(_) => Some(details.backend()),
-                        None if self.is_reset(lane, details.backend()) => {
-                            lane.verdict = Verdict::Reset;
-                            return;
-                        }
-                        None => self.moved(service, lane),
-                    };
-                    let state = next_state(state, &lane.packet);
-                    let backend = number.unwrap_or(NO_BACKEND);
-                    held.set(Details::new(backend, state, service.profile, self.now));
-                    number
-                }
+        let held = found.map(|held| held.details());
+        let chosen = match held {
+            Some(held) if held.state() == State::Closing && is_opening(&lane.packet) => {
+                self.reopen(service, lane, frame, held)
             }
+            Some(held) => self.go_on(service, lane, frame, held),
             None if service.resets_unknown && is_mid_stream(&lane.packet) => {
                 self.counters.add(counters::CONNTRACK_MISSES, 1);
-                lane.verdict = Verdict::Reset;
-                return;
+                Err(Verdict::Reset)
             }
-            None => self.open(service, lane),
+            None => self.open(service, lane, frame),
         };
-        match number.filter(|number| services.keeps(lane.service, *number).is_some()) {
-            Some(number) => lane.backend = number,
-            None => lane.verdict = Verdict::Drop(DropReason::NoBackend),
+        match chosen {
+            Ok(number) if services.keeps(lane.service, number).is_some() => lane.backend = number,
+            Ok(_) => lane.verdict = Verdict::Drop(DropReason::NoBackend),
+            Err(verdict) => lane.verdict = verdict,
         }
     }
 
@@ -243,30 +250,147 @@ impl<'a> Steering<'a> {
             })
     }
 
-    /// A flow whose backend has gone: the table's choice.
-    #[cold]
-    fn moved(&self, service: &Service, lane: &Lane) -> Option<u32> {
-        let chosen = service.choose(lane.hash)?;
-        self.counters.add(counters::FLOWS_MOVED, 1);
-        Some(chosen)
+    /// The scheduler's choice for a flow, or what becomes of a packet without one.
+    #[inline]
+    fn choose(&mut self, service: &Service, lane: &Lane, frame: &[u8]) -> Result<u32, Verdict> {
+        let choice = match service.scheduler.plain(lane.hash.point()) {
+            Some(choice) => choice,
+            None => {
+                let asking = self.asking(service, lane, frame);
+                self.chooser.choose(&asking, self.conntrack, self.counters)
+            }
+        };
+        match choice {
+            Choice::Backend(number) => Ok(number),
+            other => self.without_first_choice(service, other),
+        }
     }
 
-    /// A flow that conntrack does not know: the table's choice, remembered. A reset is passed on but
-    /// opens nothing.
-    #[inline]
-    fn open(&mut self, service: &Service, lane: &Lane) -> Option<u32> {
-        self.counters.add(counters::CONNTRACK_MISSES, 1);
-        let number = service.choose(lane.hash)?;
-        if lane.packet.tcp_flags & flags::RST != 0 {
-            return Some(number);
+    #[cold]
+    fn without_first_choice(&self, service: &Service, choice: Choice) -> Result<u32, Verdict> {
+        match choice {
+            Choice::Backend(number) => Ok(number),
+            Choice::Next(number) => {
+                self.counters.add(counters::FLOWS_DIVERTED, 1);
+                Ok(number)
+            }
+            Choice::Full => Err(Verdict::Drop(DropReason::BackendsFull)),
+            Choice::Nobody if service.without.reset => Err(Verdict::Refuse(service.without.reason)),
+            Choice::Nobody => Err(Verdict::Drop(service.without.reason)),
         }
+    }
+
+    fn asking<'b>(&self, service: &'b Service, lane: &'b Lane, frame: &[u8]) -> Asking<'b>
+    where
+        Self: 'b,
+    {
+        Asking {
+            services: self.services,
+            service,
+            place: lane.service,
+            now: self.now,
+            packet: &lane.packet,
+            hash: lane.hash,
+            sequence: if is_opening(&lane.packet) {
+                sequence(&lane.packet, frame)
+            } else {
+                0
+            },
+        }
+    }
+
+    /// A packet of a flow that conntrack holds.
+    #[inline]
+    fn go_on(
+        &mut self,
+        service: &Service,
+        lane: &Lane,
+        frame: &[u8],
+        held: Details,
+    ) -> Result<u32, Verdict> {
+        self.counters.add(counters::CONNTRACK_HITS, 1);
+        let chosen = match self.services.keeps(lane.service, held.backend()) {
+            Some(_) => Ok(held.backend()),
+            None if self.is_reset(lane, held.backend()) => return Err(Verdict::Reset),
+            None => self.moved(service, lane, frame),
+        };
+        let state = next_state(held.state(), &lane.packet);
+        let number = *chosen.as_ref().unwrap_or(&NO_BACKEND);
+        let details = Details::new(number, state, service.profile, self.now);
+        self.set(lane, held, details);
+        if service.affinity.is_some() && chosen.is_ok() {
+            let ends = state == State::Closing;
+            let proves = details.is_confirmed() && !held.is_confirmed();
+            if ends || proves || is_long_ago(held, self.now) {
+                let asking = self.asking(service, lane, frame);
+                self.chooser.confirm(&asking, number, self.conntrack);
+            }
+        }
+        chosen
+    }
+
+    /// Writes what is known of a flow now over what was known.
+    #[inline]
+    fn set(&self, lane: &Lane, before: Details, after: Details) {
+        let found = self
+            .conntrack
+            .find(lane.hash, self.now, &self.services.profiles);
+        if let Some(held) = found {
+            held.set(after);
+            self.conntrack.recount(before, after);
+        }
+    }
+
+    /// A flow whose backend has gone: a new choice.
+    #[cold]
+    fn moved(&mut self, service: &Service, lane: &Lane, frame: &[u8]) -> Result<u32, Verdict> {
+        let chosen = self.choose(service, lane, frame)?;
+        self.counters.add(counters::FLOWS_MOVED, 1);
+        Ok(chosen)
+    }
+
+    /// A SYN on a flow that was closing: a new flow in the place of the old.
+    fn reopen(
+        &mut self,
+        service: &Service,
+        lane: &Lane,
+        frame: &[u8],
+        held: Details,
+    ) -> Result<u32, Verdict> {
+        let number = self.choose(service, lane, frame)?;
+        let details = Details::new(number, first_state(&lane.packet), service.profile, self.now);
+        self.set(lane, held, details);
+        self.counters.add(counters::CONNTRACK_MISSES, 1);
+        self.opened(service, lane, number, Inserted::Free);
+        Ok(number)
+    }
+
+    /// A flow that conntrack does not know: the scheduler's choice, remembered. A reset is passed on
+    /// but opens nothing, takes no turn and makes no client known.
+    #[inline]
+    fn open(&mut self, service: &Service, lane: &Lane, frame: &[u8]) -> Result<u32, Verdict> {
+        self.counters.add(counters::CONNTRACK_MISSES, 1);
+        if lane.packet.tcp_flags & flags::RST != 0 {
+            return self.fixed(service, lane);
+        }
+        let mut number = self.choose(service, lane, frame)?;
         let details = Details::new(number, first_state(&lane.packet), service.profile, self.now);
         let profiles = &self.services.profiles;
         let inserted = self
             .conntrack
             .insert(lane.hash, details, self.now, profiles);
+        if inserted == Inserted::Untracked && service.scheduler.forgets() {
+            // Nothing will remember this choice, so it has to be one that comes out again.
+            number = self.fixed(service, lane)?;
+        }
         self.opened(service, lane, number, inserted);
-        Some(number)
+        Ok(number)
+    }
+
+    #[cold]
+    fn fixed(&self, service: &Service, lane: &Lane) -> Result<u32, Verdict> {
+        let point = self.chooser.point(service, &lane.packet, lane.hash);
+        self.without_first_choice(service, service.scheduler.fixed(point))
     }
 
     #[inline]

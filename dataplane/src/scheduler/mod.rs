@@ -16,6 +16,10 @@ pub mod table;
 
 use std::sync::Arc;
 
+use weir_engine::memory::prefetch_read;
+
+use crate::flow::scale;
+
 /// A member of a service's pool: a backend that takes new flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
@@ -60,6 +64,8 @@ pub struct Scheduler {
     key: Key,
     /// Whether any member has a limit.
     limited: bool,
+    /// Whether a choice is the table's entry of the flow, and no more.
+    is_plain: bool,
 }
 
 /// What came of a choice.
@@ -98,11 +104,13 @@ impl Scheduler {
     #[must_use]
     pub fn new(how: How, members: Arc<[Member]>, key: Key) -> Self {
         let limited = members.iter().any(|member| member.max_flows < u32::MAX);
+        let is_plain = !limited && matches!((&how, key), (How::Table(_), Key::Flow));
         Self {
             how,
             members,
             key,
             limited,
+            is_plain,
         }
     }
 
@@ -117,6 +125,44 @@ impl Scheduler {
     #[must_use]
     pub const fn how(&self) -> &How {
         &self.how
+    }
+
+    /// Hot: asks for the table's entry of a flow.
+    #[inline(always)]
+    pub fn prefetch(&self, point: u32) {
+        if let How::Table(table) = &self.how
+            && let Some(entry) = table.get(scale(point, table.len() as u32) as usize)
+        {
+            prefetch_read(entry);
+        }
+    }
+
+    /// Hot: the choice where it is nothing but the table's entry of the flow.
+    #[inline(always)]
+    #[must_use]
+    pub fn plain(&self, point: u32) -> Option<Choice> {
+        match &self.how {
+            How::Table(table) if self.is_plain => Some(self.told(table::entry(table, point))),
+            _ => None,
+        }
+    }
+
+    /// Where worker `worker` of `workers` begins in the sequence of turns.
+    #[must_use]
+    pub fn begin(&self, worker: u32, workers: u32) -> u32 {
+        match &self.how {
+            How::Turns(turns) => round_robin::start(worker, workers, turns.len() as u32),
+            How::Table(_) | How::Fewest(_) => 0,
+        }
+    }
+
+    /// The entry of the table at `point`, and the table's size, where there is a table.
+    #[must_use]
+    pub fn entry(&self, point: u32) -> Option<(u32, u32)> {
+        match &self.how {
+            How::Table(table) => Some((scale(point, table.len() as u32), table.len() as u32)),
+            How::Turns(_) | How::Fewest(_) => None,
+        }
     }
 
     /// The members.
@@ -147,6 +193,14 @@ impl Scheduler {
             How::Table(table) if !self.limited => self.told(table::entry(table, point)),
             _ => self.choose_with_care(point, turn, live),
         }
+    }
+
+    /// Whether a member may hold one more flow.
+    #[must_use]
+    pub fn has_room(&self, number: u32, live: &impl Live) -> bool {
+        let limit = |member: &Member| u64::from(member.max_flows);
+        let member = self.members.iter().find(|member| member.number == number);
+        !self.limited || member.is_some_and(|member| live.flows(number) < limit(member))
     }
 
     /// The backend that a flow at `point` gets wherever nothing is remembered of it: the same for

@@ -15,12 +15,12 @@ use std::hash::Hasher;
 use crate::maglev::{Member, NO_BACKEND};
 
 /// Builds a table of `size` entries, each the slot of one of `members`, or [`NO_BACKEND`] throughout
-/// when none has weight.
+/// when none has weight. A member's weight is the number of its nodes.
 #[must_use]
-pub fn build(members: &[Member], vnodes: u32, size: u32) -> Box<[u16]> {
+pub fn build(members: &[Member], size: u32) -> Box<[u16]> {
     let mut nodes: Vec<(u64, &str, u16)> = Vec::new();
     for member in members {
-        let count = u64::from(vnodes) * u64::from(member.weight);
+        let count = u64::from(member.weight);
         nodes
             .extend((0..count).map(|node| (point(&member.name, node), &*member.name, member.slot)));
     }
@@ -57,12 +57,13 @@ mod tests {
 
     const SIZE: u32 = 65_537;
 
-    fn members(weights: &[u32]) -> Vec<Member> {
+    /// Members of `vnodes` nodes for each unit of weight.
+    fn members(weights: &[u32], vnodes: u32) -> Vec<Member> {
         (0u16..)
             .zip(weights)
             .map(|(slot, weight)| Member {
                 name: format!("10.0.0.{slot}:80"),
-                weight: *weight,
+                weight: *weight * vnodes,
                 slot,
             })
             .collect()
@@ -70,9 +71,9 @@ mod tests {
 
     #[test]
     fn a_pool_without_weight_gives_a_table_without_backends() {
-        assert!(build(&[], 160, 7).iter().all(|slot| *slot == NO_BACKEND));
+        assert!(build(&[], 7).iter().all(|slot| *slot == NO_BACKEND));
         assert!(
-            build(&members(&[0]), 160, 7)
+            build(&members(&[0], 160), 7)
                 .iter()
                 .all(|slot| *slot == NO_BACKEND)
         );
@@ -81,7 +82,7 @@ mod tests {
     #[test]
     fn shares_follow_weights_about_as_the_root_of_the_nodes_says() {
         let weights = [1, 2, 4, 8];
-        let table = build(&members(&weights), 160, SIZE);
+        let table = build(&members(&weights, 160), SIZE);
         for (slot, weight) in (0u16..).zip(weights) {
             let share = table.iter().filter(|entry| **entry == slot).count() as f64;
             let ideal = f64::from(SIZE) * f64::from(weight) / 15.0;
@@ -97,14 +98,14 @@ mod tests {
         fn a_backend_that_goes_moves_no_flow_of_another(
             weights in proptest::collection::vec(1u32..5, 2..20), gone: prop::sample::Index,
         ) {
-            let all = members(&weights);
+            let all = members(&weights, 40);
             let gone = gone.index(all.len());
             let rest: Vec<Member> = all
                 .iter()
                 .filter(|member| usize::from(member.slot) != gone)
                 .cloned()
                 .collect();
-            let (before, after) = (build(&all, 40, 4_093), build(&rest, 40, 4_093));
+            let (before, after) = (build(&all, 4_093), build(&rest, 4_093));
             for (old, new) in before.iter().zip(&after) {
                 prop_assert!(old == new || usize::from(*old) == gone);
             }
@@ -114,11 +115,11 @@ mod tests {
         fn a_weight_that_grows_takes_flows_and_moves_none_between_others(
             weights in proptest::collection::vec(1u32..5, 2..20), grown: prop::sample::Index,
         ) {
-            let all = members(&weights);
+            let all = members(&weights, 40);
             let grown = grown.index(all.len());
             let mut more = all.clone();
-            more[grown].weight += 1;
-            let (before, after) = (build(&all, 40, 4_093), build(&more, 40, 4_093));
+            more[grown].weight += 40;
+            let (before, after) = (build(&all, 4_093), build(&more, 4_093));
             for (old, new) in before.iter().zip(&after) {
                 prop_assert!(old == new || usize::from(*new) == grown);
             }
@@ -128,10 +129,10 @@ mod tests {
         fn the_order_of_the_file_changes_nothing(
             weights in proptest::collection::vec(1u32..5, 2..20), by in 0usize..20,
         ) {
-            let all = members(&weights);
+            let all = members(&weights, 40);
             let mut turned = all.clone();
             turned.rotate_left(by % all.len());
-            prop_assert_eq!(build(&all, 16, 4_093), build(&turned, 16, 4_093));
+            prop_assert_eq!(build(&all, 4_093), build(&turned, 4_093));
         }
     }
 }

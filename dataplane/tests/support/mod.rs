@@ -4,6 +4,7 @@
 
 pub mod host;
 pub mod rig;
+pub mod workers;
 
 use std::net::{IpAddr, SocketAddr};
 

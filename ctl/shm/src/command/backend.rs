@@ -26,6 +26,9 @@ pub enum BackendCommand {
         /// Its share of new flows relative to the others, 0 to 65535
         #[arg(long, default_value_t = 1)]
         weight: u32,
+        /// Flows that it may hold [default: as many as come]
+        #[arg(long, value_name = "COUNT")]
+        max_flows: Option<u32>,
         /// What QUIC connection IDs call it: HEX for every configuration, or ROTATION=HEX for one;
         /// may be repeated
         #[arg(long = "server-id", value_name = "HEX")]
@@ -130,8 +133,9 @@ impl BackendCommand {
             Self::Add {
                 target,
                 weight,
+                max_flows,
                 server_ids,
-            } => target.add(pool, *weight, server_ids),
+            } => target.add(pool, *weight, *max_flows, server_ids),
             Self::Remove { target } => {
                 let (service, place) = target.find(pool)?;
                 let name = service.backends[place].name(service);
@@ -226,12 +230,14 @@ impl Target {
         &self,
         pool: &mut Pool,
         weight: u32,
+        max_flows: Option<u32>,
         server_ids: &[ServerIdOption],
     ) -> Result<Change, Refused> {
         let service = service_mut(pool, &self.service)?;
         let port = self.backend.port_in(service).map_err(Refused::Invalid)?;
         let backend = Backend {
             weight,
+            max_flows,
             server_ids: ServerIds::of_options(server_ids).map_err(Refused::Invalid)?,
             ..Backend::new(self.backend.address, port)
         };

@@ -1,7 +1,7 @@
 //! What has to change to get from one pool to another.
 
 use crate::duration;
-use crate::model::{Admin, Backend, Forced, Pool, ServerIds, Service, percent};
+use crate::model::{Admin, Backend, Forced, Pool, ServerIds, Service, Steering, percent};
 
 /// The difference of two pools; order of services and backends does not count.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -148,6 +148,9 @@ fn admin(admin: Admin) -> String {
 
 fn settings(backend: &Backend) -> String {
     let mut text = format!("weight {}", backend.weight);
+    if let Some(limit) = backend.max_flows {
+        text += &format!(", max_flows {limit}");
+    }
     if backend.admin != Admin::Enabled {
         text += &format!(", {}", admin(backend.admin));
     }
@@ -165,6 +168,30 @@ fn note(changes: &mut Vec<String>, name: &str, old: &str, new: &str) {
     if old != new {
         changes.push(format!("{name}: {old} → {new}"));
     }
+}
+
+/// Notes what differs in how backends are chosen.
+fn steering(changes: &mut Vec<String>, old: &Steering, new: &Steering) {
+    let vnodes = |steering: &Steering| steering.vnodes().to_string();
+    note(changes, "ring_vnodes", &vnodes(old), &vnodes(new));
+    note(changes, "hash", old.hash.name(), new.hash.name());
+    let affinity = |steering: &Steering| {
+        let affinity = steering.affinity;
+        affinity.map_or_else(|| "none".to_owned(), |affinity| affinity.to_string())
+    };
+    note(changes, "affinity", &affinity(old), &affinity(new));
+    note(
+        changes,
+        "all_down",
+        old.all_down.name(),
+        new.all_down.name(),
+    );
+}
+
+/// A limit of flows, or its absence.
+fn limit(backend: &Backend) -> String {
+    let limit = backend.max_flows;
+    limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
 }
 
 fn compare(old: &Service, new: &Service, entries: &mut Vec<Entry>) {
@@ -215,6 +242,7 @@ fn compare(old: &Service, new: &Service, entries: &mut Vec<Entry>) {
         old.client_address.name(),
         new.client_address.name(),
     );
+    steering(&mut changes, &old.steering, &new.steering);
     let timeouts = |service: &Service| {
         let timeouts = service.timeouts;
         let all = [
@@ -284,6 +312,7 @@ fn compare(old: &Service, new: &Service, entries: &mut Vec<Entry>) {
                 let mut changes = Vec::new();
                 let weights = (was.weight.to_string(), backend.weight.to_string());
                 note(&mut changes, "weight", &weights.0, &weights.1);
+                note(&mut changes, "max_flows", &limit(was), &limit(backend));
                 note(
                     &mut changes,
                     "state",

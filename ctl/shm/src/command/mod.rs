@@ -10,6 +10,7 @@ pub mod difference;
 pub mod endpoint;
 mod script;
 pub mod service;
+pub mod steering;
 pub mod tunnel;
 
 use std::fmt;

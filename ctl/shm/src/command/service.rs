@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
 
+use super::steering::SteeringArgs;
 use super::tunnel::TunnelArgs;
 use super::{Change, Endpoint, Refused, service_mut, unknown_service};
 use crate::model::ClientAddress;
 use crate::model::{
-    Backend, DEFAULT_TABLE_SIZE, Forwarding, Ping, Pool, PortMatch, Protocol, Scheduler, Service,
-    Vip,
+    Backend, DEFAULT_TABLE_SIZE, Forwarding, Ping, Pool, PortMatch, Protocol, Service, Vip,
 };
 
 /// A command about services.
@@ -49,15 +49,15 @@ pub struct AddService {
     /// The port that clients use, a range such as 8000-8100, or "any"
     #[arg(long)]
     pub port: PortMatch,
-    /// tcp, udp or quic
+    /// tcp, udp, quic or any
     #[arg(long)]
     pub protocol: Protocol,
     /// nat, full-nat, dsr-l2, dsr-ipip, dsr-gue, dsr-gre, dsr-geneve or dsr-dscp
     #[arg(long, value_name = "MODE")]
     pub forwarding: Forwarding,
     /// How backends are chosen
-    #[arg(long, default_value_t = Scheduler::Maglev)]
-    pub scheduler: Scheduler,
+    #[command(flatten)]
+    pub steering: SteeringArgs,
     /// Entries of the Maglev table; a prime
     #[arg(long, value_name = "PRIME", default_value_t = DEFAULT_TABLE_SIZE)]
     pub table_size: u32,
@@ -120,7 +120,8 @@ impl AddService {
             ..
         } = self;
         let mut service = Service::new(name, *vip, *port, *protocol, *forwarding);
-        service.scheduler = self.scheduler;
+        service.scheduler = self.steering.scheduler;
+        service.steering = self.steering.settings(*vip);
         service.table_size = self.table_size;
         service.ping = self.ping;
         service.tunnel = self.tunnel.settings()?;

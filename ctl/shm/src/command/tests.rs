@@ -207,7 +207,7 @@ fn a_line_that_is_no_command_says_so() {
         ),
         (
             "service add x --vip 192.0.2.1 --port 80 --protocol sctp --forwarding nat",
-            "\"tcp\", \"udp\", \"quic\"",
+            "\"tcp\", \"udp\", \"quic\", \"any\"",
         ),
         (
             "lookup tcp 1.1.1.1:1 2.2.2.2:2",

@@ -50,14 +50,20 @@ fn service(
     let needs = |value, key| source.required(value, key, head.clone(), "[[service]]");
     let name = needs(doc.name.as_ref(), "name")?;
     let vip = needs(doc.vip.as_ref(), "vip")?;
-    let port = needs(doc.port.as_ref(), "port")?;
     let protocol = needs(doc.protocol.as_ref(), "protocol")?;
     let forwarding = needs(doc.forwarding.as_ref(), "forwarding")?;
+    let protocol = source.word::<Protocol>("protocol", protocol, &Protocol::accepted())?;
+    let port = match (&doc.port, protocol) {
+        (Some(value), _) => port_match(source, value)?,
+        // A service for any protocol has no ports to name.
+        (None, Protocol::Any) => PortMatch::Any,
+        (None, _) => port_match(source, needs(None, "port")?)?,
+    };
     let mut service = Service::new(
         source.string("name", name, "a string")?,
         vip_of(source, vip)?,
-        port_match(source, port)?,
-        source.word::<Protocol>("protocol", protocol, &Protocol::accepted())?,
+        port,
+        protocol,
         source.word::<Forwarding>("forwarding", forwarding, &Forwarding::accepted())?,
     );
     if let Some(value) = &doc.scheduler {
@@ -67,6 +73,7 @@ fn service(
         let size = source.integer("table_size", value, 2..=u64::from(MAX_TABLE_SIZE))?;
         service.table_size = u32::try_from(size).unwrap_or(MAX_TABLE_SIZE);
     }
+    service.steering = super::steering::steering(source, doc)?;
     if let Some(value) = &doc.ping {
         service.ping = source.word("ping", value, &Ping::accepted())?;
     }
@@ -90,6 +97,10 @@ fn service(
             ("forwarding", doc.forwarding.as_ref()),
             ("scheduler", doc.scheduler.as_ref()),
             ("table_size", doc.table_size.as_ref()),
+            ("ring_vnodes", doc.ring_vnodes.as_ref()),
+            ("hash", doc.hash.as_ref()),
+            ("affinity", doc.affinity.as_ref()),
+            ("all_down", doc.all_down.as_ref()),
             ("ping", doc.ping.as_ref()),
             ("snat_pool", doc.snat_pool.as_ref()),
             ("client_address", doc.client_address.as_ref()),
@@ -136,7 +147,10 @@ fn port_match(source: &Source, value: &Value) -> Result<PortMatch, Diagnostic> {
             Ok(port) if port != 0 => Ok(PortMatch::Exact(port)),
             _ => Err(source.refused("port", value, &number.to_string(), PORT_ACCEPTED)),
         },
-        _ => source.word("port", value, PORT_ACCEPTED),
+        _ => source
+            .string("port", value, PORT_ACCEPTED)?
+            .parse()
+            .map_err(|message| source.diagnostic(value.span(), &format!("`port`: {message}"))),
     }
 }
 
@@ -250,6 +264,10 @@ fn backend(
         let weight = source.integer("weight", value, 0..=u64::from(MAX_WEIGHT))?;
         backend.weight = u32::try_from(weight).unwrap_or(MAX_WEIGHT);
     }
+    if let Some(value) = &doc.max_flows {
+        let flows = source.integer("max_flows", value, 1..=u64::from(u32::MAX))?;
+        backend.max_flows = u32::try_from(flows).ok();
+    }
     backend.admin = admin(source, doc, service)?;
     if let Some(value) = &doc.force {
         backend.forced = source.word("force", value, &Forced::accepted())?;
@@ -262,6 +280,7 @@ fn backend(
             ("address", doc.address.as_ref()),
             ("port", doc.port.as_ref()),
             ("weight", doc.weight.as_ref()),
+            ("max_flows", doc.max_flows.as_ref()),
             ("state", doc.state.as_ref()),
             ("drain_timeout", doc.drain_timeout.as_ref()),
             ("force", doc.force.as_ref()),

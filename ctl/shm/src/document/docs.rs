@@ -26,6 +26,14 @@ pub struct ServiceDoc {
     pub scheduler: Option<Value>,
     /// Entries of the Maglev table.
     pub table_size: Option<Value>,
+    /// Virtual nodes on the ring.
+    pub ring_vnodes: Option<Value>,
+    /// What the table is asked with.
+    pub hash: Option<Value>,
+    /// Whether a client's flows stay together.
+    pub affinity: Option<Value>,
+    /// What becomes of packets when all backends are down.
+    pub all_down: Option<Value>,
     /// "answer", "forward" or "drop".
     pub ping: Option<Value>,
     /// How long flows are remembered.
@@ -181,6 +189,8 @@ pub struct BackendDoc {
     pub port: Option<Value>,
     /// Its share of new flows.
     pub weight: Option<Value>,
+    /// Flows that it may hold.
+    pub max_flows: Option<Value>,
     /// "enabled", "drain" or "disabled"; written by `weirctl save`.
     pub state: Option<Value>,
     /// After which a drain takes the rest of the flows.

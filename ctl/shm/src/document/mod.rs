@@ -10,6 +10,7 @@ mod docs;
 mod health;
 mod quic;
 mod source;
+mod steering;
 mod tunnel;
 
 use std::ops::Range;

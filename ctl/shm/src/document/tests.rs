@@ -166,9 +166,9 @@ fn complaints_name_place_found_and_accepted() {
             &["\"http\"", "1 to 65535"],
         ),
         (
-            replaced("port = 80", "port = \"8000-8100\""),
+            replaced("port = 80", "port = \"8100-8000\""),
             "4:8",
-            &["8000-8100", "\"any\""],
+            &["8100-8000", "\"any\""],
         ),
         (
             replaced("port = 80", "port = [80]"),
@@ -191,7 +191,7 @@ fn complaints_name_place_found_and_accepted() {
             &["found true", "\"dsr-l2\", \"nat\""],
         ),
         (
-            format!("{WEB}scheduler = \"ring\"\n"),
+            format!("{WEB}scheduler = \"rings\"\n"),
             "7:13",
             &["\"ring\"", "\"maglev\""],
         ),

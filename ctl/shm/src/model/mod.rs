@@ -8,6 +8,7 @@ mod full_nat;
 pub mod health;
 mod overlap;
 mod quic;
+mod steering;
 mod tunnel;
 mod validate;
 mod vip;
@@ -23,6 +24,9 @@ pub(crate) use quic::parse_rotation;
 pub use quic::{
     MAX_PLAINTEXT, MAX_SERVER_ID, MIN_NONCE, QuicConfig, QuicKey, ROTATIONS, SERVER_ID_ACCEPTED,
     ServerId, ServerIdOption, ServerIds,
+};
+pub use steering::{
+    Affinity, AllDown, DEFAULT_RING_VNODES, HashInput, MAX_RING, MAX_RING_VNODES, Steering,
 };
 pub use tunnel::{
     GUE_PORT, GUE_VARIANT, MAX_DSCP, MAX_MSS, MAX_VNI, MIN_MSS, OuterChecksum, SOURCE_ACCEPTED,
@@ -81,6 +85,8 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// Entries of the Maglev table; a prime.
     pub table_size: u32,
+    /// What else decides on backends for new flows.
+    pub steering: Steering,
     /// What becomes of echo requests to the VIP; services that share the address agree.
     pub ping: Ping,
     /// How long flows are remembered without a packet.
@@ -106,7 +112,7 @@ pub struct Service {
     pub snat_pool: Vec<IpAddr>,
     /// `full-nat`: how backends learn the client's address.
     pub client_address: ClientAddress,
-    /// In the order of the file, which decides nothing.
+    /// In the order of the file, which decides nothing but turns.
     pub backends: Vec<Backend>,
 }
 
@@ -120,6 +126,8 @@ pub struct Backend {
     pub port: u16,
     /// Its share of new flows relative to the others; zero takes none.
     pub weight: u32,
+    /// Flows that it may hold; new ones go elsewhere then. As many as come if absent.
+    pub max_flows: Option<u32>,
     /// What the operator wants of it.
     pub admin: Admin,
     /// Whether the operator overrides its health.
@@ -235,6 +243,7 @@ impl Service {
             forwarding,
             scheduler: Scheduler::default(),
             table_size: DEFAULT_TABLE_SIZE,
+            steering: Steering::default(),
             ping: Ping::default(),
             timeouts: Timeouts::default(),
             tunnel: Tunnel::default(),
@@ -289,6 +298,7 @@ impl Backend {
             address,
             port,
             weight: 1,
+            max_flows: None,
             admin: Admin::Enabled,
             forced: Forced::Auto,
             server_ids: ServerIds::None,

@@ -191,17 +191,8 @@ impl Service {
                 format!("found 0; accepted: {}", super::PORT_ACCEPTED),
             ));
         }
-        if self.vip.is_prefix() {
-            let found = self.vip;
-            return Err(("vip", format!("found {found}; accepted: one address")));
-        }
-        if matches!(self.port, PortMatch::Range(..)) {
-            let found = self.port;
-            return Err((
-                "port",
-                format!("found {found}; accepted: one port, or \"any\""),
-            ));
-        }
+        self.check_listening()?;
+        self.check_steering()?;
         let backends = self.backends.len();
         if backends > MAX_BACKENDS_PER_SERVICE {
             return Err((
@@ -394,6 +385,12 @@ impl Service {
             return Err((
                 "weight",
                 format!("found {}; accepted: 0 to {MAX_WEIGHT}", backend.weight),
+            ));
+        }
+        if backend.max_flows == Some(0) {
+            return Err((
+                "max_flows",
+                "found 0; accepted: 1 or more, or none for as many as come".to_owned(),
             ));
         }
         if let Admin::Drain { timeout } = backend.admin

@@ -108,6 +108,8 @@ vocabulary! {
         Udp = 2, "udp";
         /// QUIC: UDP, with connection IDs that may name a backend.
         Quic = 3, "quic";
+        /// Any protocol: flows are told by addresses alone.
+        Any = 4, "any";
     }
 }
 
@@ -155,6 +157,14 @@ vocabulary! {
         /// Consistent hashing by a Maglev table.
         #[default]
         Maglev = 1, "maglev";
+        /// In turn.
+        RoundRobin = 2, "round-robin";
+        /// The backend with the fewest flows.
+        LeastConnections = 3, "least-connections";
+        /// By a Maglev table that is asked with the client's address alone.
+        SourceHash = 4, "source-hash";
+        /// Consistent hashing by a ring of virtual nodes.
+        Ring = 5, "ring";
     }
 }
 
@@ -228,6 +238,7 @@ impl Protocol {
         match self {
             Self::Tcp => Some(6),
             Self::Udp | Self::Quic => Some(17),
+            Self::Any => None,
         }
     }
 }

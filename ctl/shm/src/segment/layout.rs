@@ -23,7 +23,7 @@ use crate::model::{MAX_BACKENDS, MAX_SERVICES};
 /// The first bytes of every segment.
 pub const MAGIC: [u8; 8] = *b"WEIRSHM\n";
 /// The version of this layout.
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 8;
 
 /// Regions begin at multiples of this.
 pub const PAGE: u64 = 4096;
@@ -147,6 +147,7 @@ mod tests {
         (5, 424_476_976),
         (6, 3_595_967_752),
         (7, 3_699_983_709),
+        (8, 1_938_961_138),
     ];
 
     /// Of everything that both sides must agree on, the form of the records included.

@@ -17,6 +17,7 @@ mod quic;
 pub mod record;
 pub(crate) mod slot;
 pub mod status;
+mod steering;
 mod tunnel;
 
 use std::fs::{File, OpenOptions};

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use super::bytes::{Malformed, Reader, Writer};
 use super::health_record;
 use super::layout::{BACKEND_RECORD, SERVICE_RECORD};
-use super::quic;
 use super::tunnel::{put_tunnel, take_tunnel};
+use super::{quic, steering};
 use crate::model::{
     Admin, Backend, Forced, Forwarding, MAX_BACKENDS, MAX_NAME, MAX_SERVICES, OnDown, Ping, Pool,
     PortMatch, Protocol, Scheduler, Service, Timeouts, UnknownTcp, Vip,
@@ -110,6 +110,7 @@ fn put_service(writer: &mut Writer, service: &Service) {
     writer.u8(service.forwarding.code());
     writer.u8(service.scheduler.code());
     writer.u32(service.table_size);
+    steering::put(writer, &service.steering);
     writer.u8(service.ping.code());
     let Timeouts {
         syn,
@@ -151,6 +152,7 @@ fn put_backend(writer: &mut Writer, backend: &Backend) {
     writer.address(backend.address);
     writer.u16(backend.port);
     writer.u32(backend.weight);
+    writer.u32(backend.max_flows.unwrap_or(0));
     let (code, timeout) = match backend.admin {
         Admin::Enabled => (0, None),
         Admin::Drain { timeout } => (1, Some(timeout)),
@@ -186,6 +188,7 @@ fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
     let forwarding = known(Forwarding::from_code(reader.u8()?), "the forwarding mode")?;
     let scheduler = known(Scheduler::from_code(reader.u8()?), "the scheduler")?;
     let table_size = reader.u32()?;
+    let steering = steering::take(&mut reader)?;
     let ping = known(Ping::from_code(reader.u8()?), "the ping policy")?;
     let timeouts = Timeouts {
         syn: reader.duration()?,
@@ -210,6 +213,7 @@ fn take_service(mut reader: Reader<'_>) -> Result<(Service, u32), Malformed> {
     let mut service = Service::new(&name, vip, port, protocol, forwarding);
     service.scheduler = scheduler;
     service.table_size = table_size;
+    service.steering = steering;
     service.ping = ping;
     service.timeouts = timeouts;
     service.tunnel = tunnel;
@@ -243,6 +247,7 @@ fn take_backend(mut reader: Reader<'_>) -> Result<Backend, Malformed> {
     let address = reader.address("the address")?;
     let port = reader.u16()?;
     let weight = reader.u32()?;
+    let max_flows = reader.u32()?;
     let (code, timeout) = (reader.u8()?, reader.duration()?);
     let admin = match code {
         1 => Admin::Drain { timeout },
@@ -264,6 +269,7 @@ fn take_backend(mut reader: Reader<'_>) -> Result<Backend, Malformed> {
         address,
         port,
         weight,
+        max_flows: (max_flows > 0).then_some(max_flows),
         admin,
         forced,
         server_ids,

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::model::{
-    Health, HealthKind, NO_DEADLINE, OuterChecksum, QuicConfig, QuicKey, ServerId, ServerIds,
-    Tunnel,
+    Affinity, AllDown, HashInput, Health, HealthKind, NO_DEADLINE, OuterChecksum, QuicConfig,
+    QuicKey, ServerId, ServerIds, Tunnel,
 };
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -157,7 +157,7 @@ pub(crate) fn pools() -> impl Strategy<Value = Pool> {
     let backend = (0u32..=65_535, 0u8..3, any::<u32>(), 0u8..3);
     let service = (
         any::<bool>(),
-        0u8..3,
+        0u8..4,
         any::<bool>(),
         "[A-Za-z0-9._-]{1,40}",
         proptest::collection::vec(backend, 0..8),
@@ -183,19 +183,33 @@ pub(crate) fn pools() -> impl Strategy<Value = Pool> {
             } else {
                 Forwarding::DsrL2
             };
-            let port = if nat {
-                PortMatch::Exact(443)
-            } else {
-                PortMatch::Any
+            let port = match (nat, protocol) {
+                (_, Protocol::Any) => PortMatch::Any,
+                (true, _) => PortMatch::Exact(443),
+                (false, _) if number % 3 == 0 => PortMatch::Range(1_000, 2_000),
+                (false, _) => PortMatch::Any,
             };
-            let mut service = Service::new(
-                &format!("{name}.{number}"),
-                ip(1, 0),
-                port,
-                protocol,
-                forwarding,
-            );
+            let vip = match Vip::network(ip(1, 15), 28) {
+                Some(vip) if !nat && !v6 => vip,
+                _ => ip(1, 0).into(),
+            };
+            let mut service =
+                Service::new(&format!("{name}.{number}"), vip, port, protocol, forwarding);
             service.timeouts.established = Duration::from_millis(timeout);
+            service.scheduler = Scheduler::ALL[timeout as usize % Scheduler::ALL.len()];
+            service.steering.all_down = AllDown::ALL[timeout as usize % AllDown::ALL.len()];
+            if service.scheduler == Scheduler::Ring {
+                service.steering.ring_vnodes = Some(1 + timeout as u32 % 8);
+            }
+            if timeout % 3 == 0 {
+                service.steering.affinity = Some(Affinity {
+                    prefix4: 1 + (timeout % 32) as u8,
+                    prefix6: 1 + (timeout % 128) as u8,
+                    timeout: Duration::from_millis(timeout),
+                });
+            } else if protocol == Protocol::Tcp && service.scheduler == Scheduler::Maglev {
+                service.steering.hash = HashInput::FiveTupleIsn;
+            }
             if protocol == Protocol::Quic {
                 service.quic = vec![QuicConfig {
                     rotation: (timeout % 7) as u8,
@@ -212,8 +226,10 @@ pub(crate) fn pools() -> impl Strategy<Value = Pool> {
                 service.health.port = Some(443);
             }
             for (place, (weight, admin, timeout, forced)) in backends.into_iter().enumerate() {
-                let mut backend = Backend::new(ip(2, place), if nat { 8080 } else { 0 });
+                let mut backend =
+                    Backend::new(ip(2, place), if port.is_exact() { 8080 } else { 0 });
                 backend.weight = weight;
+                backend.max_flows = (weight % 2 == 1).then_some(weight);
                 backend.admin = match admin {
                     0 => Admin::Enabled,
                     1 => Admin::Disabled,

@@ -7,6 +7,7 @@ use weir_shm::model::Ping;
 
 use super::Aside;
 use crate::address::Version;
+use crate::flow::FlowHash;
 use crate::icmp_quote::{self, Kind, Message, Quote};
 use crate::parse::Packet;
 use crate::pipeline::rewrite::Outcome;
@@ -62,7 +63,12 @@ impl<B: Buffer> Aside<'_, B> {
         }
         match services.owner(&asked) {
             Owner::Forward(place) => {
-                self.error_to_backend(frame, packet, (message, &quote), &asked, place)
+                let hash = self.hasher.packet(&asked);
+                self.error_to_backend(frame, packet, (message, &quote), &asked, (place, hash))
+            }
+            Owner::ForwardByAddress(place) => {
+                let hash = self.hasher.addresses(&asked);
+                self.error_to_backend(frame, packet, (message, &quote), &asked, (place, hash))
             }
             Owner::Return(number) => {
                 self.count_unreachable(frame, message, &quote, number);
@@ -114,10 +120,9 @@ impl<B: Buffer> Aside<'_, B> {
         packet: &Packet,
         (message, quote): (&Message, &Quote),
         asked: &Packet,
-        place: u32,
+        (place, hash): (u32, FlowHash),
     ) -> Outcome {
-        let hash = self.hasher.packet(asked);
-        let Some(number) = self.backend_of(place, hash) else {
+        let Some(number) = self.backend_of(place, asked, hash) else {
             return Outcome::Drop(DropReason::NoBackend);
         };
         self.to_backend(frame, packet, hash, number, |frame, steered| {

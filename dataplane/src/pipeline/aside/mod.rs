@@ -15,8 +15,10 @@ mod too_large;
 
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
+use weir_engine::wire::protocol;
 use weir_shm::counters::{self, DropReason};
 
+use super::choose::Chooser;
 use super::rewrite::{Outcome, finish, fits, leave_toward};
 use super::{Sink, Snapshot};
 use crate::address::{Addr, Version};
@@ -41,6 +43,8 @@ pub(super) enum Why {
     Reset,
     /// Its TTL or hop limit is used up, and nothing of it has been changed.
     Expired,
+    /// There is no backend for it, for this reason, and the client is to be told.
+    Refused(DropReason),
     /// It does not fit its way, and nothing of it has been changed.
     TooLarge(Flow),
 }
@@ -85,6 +89,7 @@ pub(super) struct Aside<'a, B> {
     pub port: u16,
     pub hasher: &'a FlowHasher,
     pub conntrack: &'a mut Conntrack,
+    pub chooser: &'a mut Chooser,
     pub counters: &'a CounterWriter,
     pub kept: &'a mut Kept<B>,
 }
@@ -99,6 +104,7 @@ impl<B: Buffer> Aside<'_, B> {
             Why::Piece => return self.piece(frame, sink),
             Why::Reset => self.reset(&mut frame, packet),
             Why::Expired => self.expired(&mut frame, packet),
+            Why::Refused(reason) => self.refused(&mut frame, packet, reason),
             Why::TooLarge(_) => Outcome::Aside(why),
         };
         self.finish(outcome, packet, frame, sink);
@@ -129,16 +135,48 @@ impl<B: Buffer> Aside<'_, B> {
         }
     }
 
+    /// Tells a client that there is no backend: a reset of TCP, else "destination unreachable", from
+    /// the address that it asked for (RFC 9293, section 3.5.2; RFC 1122, section 3.2.2.1).
+    pub(super) fn refused(
+        &mut self,
+        frame: &mut B,
+        packet: &Packet,
+        reason: DropReason,
+    ) -> Outcome {
+        let told = match packet.protocol {
+            protocol::TCP => reset::make_reset(frame, packet).is_some(),
+            other => {
+                let error = if other == protocol::UDP {
+                    icmp::Error::PortUnreachable
+                } else {
+                    icmp::Error::HostUnreachable
+                };
+                self.kept.limiter.allows(error, self.now)
+                    && icmp::make_error(frame, packet.network.into(), packet.destination, error)
+                        .is_ok()
+            }
+        };
+        if !told {
+            return Outcome::Drop(reason);
+        }
+        self.counters.add(counters::RESETS, 1);
+        Outcome::Answer(self.port)
+    }
+
     /// The backend of a flow of the service at `place`: conntrack's answer, this worker's first, or
     /// the table's. What is asked changes nothing.
-    fn backend_of(&self, place: u32, hash: FlowHash) -> Option<u32> {
+    fn backend_of(&self, place: u32, asked: &Packet, hash: FlowHash) -> Option<u32> {
         let services = &*self.snapshot.services;
         let keeps = |number: &u32| services.keeps(place, *number).is_some();
         let own = self.conntrack.find(hash, self.now, &services.profiles);
         own.map(|held| held.details().backend())
             .filter(keeps)
             .or_else(|| self.backend_at_peer(place, hash))
-            .or_else(|| services.get(place)?.choose(hash).filter(keeps))
+            .or_else(|| {
+                let service = services.get(place)?;
+                let point = service.point(self.hasher, asked, hash);
+                service.scheduler.fixed(point).backend().filter(keeps)
+            })
     }
 
     /// As far as another worker's conntrack knows.

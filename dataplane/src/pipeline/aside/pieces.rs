@@ -153,10 +153,18 @@ impl<B: Buffer> Aside<'_, B> {
             return self.decide_ping(frame, packet);
         }
         match services.owner(packet) {
-            Owner::Forward(service) => {
-                let hash = self.hasher.packet(packet);
+            owner @ (Owner::Forward(service) | Owner::ForwardByAddress(service)) => {
+                let by_address = matches!(owner, Owner::ForwardByAddress(_));
+                let (hash, tcp_flags) = if by_address {
+                    (self.hasher.addresses(packet), 0)
+                } else {
+                    (self.hasher.packet(packet), packet.tcp_flags)
+                };
                 let mut lane = Lane {
-                    packet: *packet,
+                    packet: Packet {
+                        tcp_flags,
+                        ..*packet
+                    },
                     hash,
                     service,
                     ..Lane::default()
@@ -164,11 +172,23 @@ impl<B: Buffer> Aside<'_, B> {
                 match self.backend_at_peer_only(service, hash) {
                     Some(number) => lane.backend = number,
                     None => {
-                        steer::alone(services, self.now, self.conntrack, self.counters, &mut lane);
+                        steer::alone(
+                            services,
+                            self.now,
+                            self.conntrack,
+                            self.chooser,
+                            self.counters,
+                            frame.data(),
+                            &mut lane,
+                        );
                     }
                 }
-                if let Verdict::Drop(reason) = lane.verdict {
-                    return (Outcome::Drop(reason), None);
+                match lane.verdict {
+                    Verdict::Drop(reason) => return (Outcome::Drop(reason), None),
+                    Verdict::Refuse(reason) => {
+                        return (self.refused(frame, packet, reason), None);
+                    }
+                    _ => {}
                 }
                 let decision = Decision {
                     way: Way::ToBackend,

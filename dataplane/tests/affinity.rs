@@ -1,0 +1,176 @@
+//! A client's flows go to one backend for as long as it takes flows, and then to one other.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a helper that cannot go on fails its test
+
+mod support;
+
+use support::Transport;
+use support::workers::{Workers, service};
+use weir::control::lookup::Reason;
+use weir_shm::counters;
+use weir_shm::model::Protocol;
+
+fn with(keys: &str) -> String {
+    service(keys, 8)
+}
+
+fn syn(workers: &mut Workers, worker: u16, client: &str, port: u16) -> u8 {
+    let client = format!("{client}:{port}");
+    workers.send(worker, &client, Transport::Syn).unwrap()
+}
+
+#[test]
+fn a_clients_flows_stay_together_on_every_scheduler_and_worker() {
+    for scheduler in [
+        "maglev",
+        "round-robin",
+        "least-connections",
+        "source-hash",
+        "ring",
+    ] {
+        let keys = format!("affinity = \"source\"\nscheduler = \"{scheduler}\"");
+        let mut workers = Workers::new(2, &with(&keys));
+        for host in 0..50 {
+            let client = format!("203.0.113.{host}");
+            let first = syn(&mut workers, 0, &client, 1_000);
+            for port in 1_001..1_010 {
+                assert_eq!(
+                    syn(&mut workers, port % 2, &client, port),
+                    first,
+                    "{scheduler}"
+                );
+            }
+        }
+        assert_eq!(workers.count(counters::PINNED), 50 * 9);
+    }
+}
+
+#[test]
+fn a_client_stays_when_the_table_changes_and_one_that_is_new_is_steered_by_it() {
+    let mut workers = Workers::new(2, &with("affinity = \"source\""));
+    let before: Vec<u8> = (0..200)
+        .map(|host| syn(&mut workers, host % 2, &format!("203.0.113.{host}"), 1_000))
+        .collect();
+    workers.command("backend add web 10.0.0.120:80 --weight 40");
+    workers.command("backend add web 10.0.0.119:80 --weight 40");
+    workers.wait(3_600);
+    for (host, server) in (0u16..).zip(&before) {
+        let again = syn(
+            &mut workers,
+            (host + 1) % 2,
+            &format!("203.0.113.{host}"),
+            2_000,
+        );
+        assert_eq!(again, *server, "client {host}");
+    }
+    let fresh = (0..100).map(|host| syn(&mut workers, 0, &format!("203.0.114.{host}"), 1_000));
+    let newcomers = fresh.filter(|server| *server >= 119).count();
+    assert!(newcomers > 60, "{newcomers}");
+}
+
+#[test]
+fn drain_weight_zero_and_disable_end_affinity_for_new_flows_and_the_client_moves_once() {
+    for line in [
+        "backend drain web {}",
+        "backend weight web {} 0",
+        "backend disable web {}",
+        "backend force web {} down",
+        "backend remove web {}",
+    ] {
+        let mut workers = Workers::new(
+            2,
+            &with("affinity = \"source\"\nscheduler = \"round-robin\""),
+        );
+        let first = syn(&mut workers, 0, "203.0.113.5", 1_000);
+        workers.command(&line.replace("{}", &format!("10.0.0.{first}:80")));
+        let second = syn(&mut workers, 1, "203.0.113.5", 1_001);
+        assert_ne!(second, first, "{line}");
+        for port in 1_002..1_010 {
+            assert_eq!(
+                syn(&mut workers, port % 2, "203.0.113.5", port),
+                second,
+                "{line}"
+            );
+        }
+        if line.contains("drain") {
+            // Back again, the first one is not called back to.
+            workers.command(&format!("backend enable web 10.0.0.{first}:80"));
+            assert_eq!(syn(&mut workers, 0, "203.0.113.5", 1_010), second);
+        }
+    }
+}
+
+#[test]
+fn affinity_ends_with_its_time_out_and_lives_on_with_the_clients_flows() {
+    let keys = "affinity = { by = \"source\", timeout = \"10m\" }\nscheduler = \"round-robin\"";
+    let mut workers = Workers::new(1, &with(keys));
+    let first = syn(&mut workers, 0, "203.0.113.5", 1_000);
+    workers.wait(599);
+    assert_eq!(syn(&mut workers, 0, "203.0.113.5", 1_001), first);
+    workers.wait(601);
+    assert_ne!(syn(&mut workers, 0, "203.0.113.5", 1_002), first);
+    // A connection that goes on keeps its client known.
+    let second = syn(&mut workers, 0, "203.0.113.6", 1_000);
+    for _ in 0..30 {
+        workers.wait(100);
+        workers.send(0, "203.0.113.6:1000", Transport::Ack);
+    }
+    assert_eq!(syn(&mut workers, 0, "203.0.113.6", 1_001), second);
+}
+
+#[test]
+fn a_client_may_be_a_prefix_of_addresses() {
+    let keys = "affinity = { by = \"source\", prefix4 = 24 }\nscheduler = \"round-robin\"";
+    let mut workers = Workers::new(2, &with(keys));
+    for net in 0..20 {
+        let first = syn(&mut workers, 0, &format!("203.0.{net}.1"), 1_000);
+        for host in 2..20 {
+            let client = format!("203.0.{net}.{host}");
+            assert_eq!(syn(&mut workers, host % 2, &client, 1_000), first);
+        }
+    }
+}
+
+#[test]
+fn datagrams_have_affinity_too() {
+    let keys = "affinity = \"source\"\nscheduler = \"round-robin\"\nprotocol = \"udp\"";
+    let mut workers = Workers::new(2, &with(keys));
+    let first = workers.send(0, "203.0.113.5:1000", Transport::Udp);
+    for port in 1_001..1_020u16 {
+        workers.wait(30);
+        let client = format!("203.0.113.5:{port}");
+        assert_eq!(workers.send(port % 2, &client, Transport::Udp), first);
+    }
+}
+
+#[test]
+fn clients_are_no_flows_and_lookup_names_affinity() {
+    let mut workers = Workers::new(
+        1,
+        &with("affinity = \"source\"\nscheduler = \"least-connections\""),
+    );
+    let first = syn(&mut workers, 0, "203.0.113.5", 1_000);
+    let tick = weir::conntrack::Tick::from_nanos(workers.now);
+    assert_eq!(workers.control.flows(tick).iter().sum::<u64>(), 1);
+    let found = workers.lookup(Protocol::Tcp, "203.0.113.5:2000", "198.51.100.10:80");
+    assert_eq!(found.reason, Reason::Affinity);
+    assert_eq!(found.backend, Some(format!("10.0.0.{first}:80")));
+}
+
+#[test]
+fn a_flood_of_strangers_moves_no_client_whose_connections_are_established() {
+    let mut workers = Workers::new(
+        1,
+        &with("affinity = \"source\"\nscheduler = \"round-robin\""),
+    );
+    let first = syn(&mut workers, 0, "203.0.113.5", 1_000);
+    workers.send(0, "203.0.113.5:1000", Transport::Ack);
+    for flood in 0..60_000u32 {
+        let address = std::net::Ipv4Addr::from_bits(0x0b00_0000 + flood);
+        workers.send(0, &format!("{address}:99"), Transport::Syn);
+    }
+    assert_eq!(
+        workers.send(0, "203.0.113.5:1000", Transport::Ack),
+        Some(first)
+    );
+    assert_eq!(syn(&mut workers, 0, "203.0.113.5", 1_001), first);
+}
