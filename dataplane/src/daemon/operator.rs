@@ -37,6 +37,8 @@ const REST: Duration = Duration::from_micros(200);
 const STATISTICS: Duration = Duration::from_millis(100);
 /// How often refusals of clients' connections are looked at.
 const REFUSALS: Duration = Duration::from_millis(20);
+/// How often it is told at most that sessions or ports have run out.
+const EXHAUSTION: Duration = Duration::from_secs(10);
 /// Frames taken from workers before other duties come round again.
 const FRAMES: usize = 512;
 
@@ -382,6 +384,25 @@ impl Operator {
         );
     }
 
+    /// New flows of `full-nat` that found no session or port, once in a while.
+    fn tell_of_exhaustion(&mut self, running: &Running, statistics: &mut Statistics) {
+        for (reason, told) in &mut statistics.exhausted {
+            let counter = layout::drop_index(*reason);
+            let sum: u64 = running.blocks.iter().map(|block| block.get(counter)).sum();
+            let due = told.1.is_none_or(|last| last.elapsed() >= EXHAUSTION);
+            if sum > told.0 && due {
+                let text = format!(
+                    "{} new flows refused ({}): {}",
+                    sum - told.0,
+                    reason.name(),
+                    reason.description()
+                );
+                *told = (sum, Some(Instant::now()));
+                self.tell(EventKind::Warning, &text);
+            }
+        }
+    }
+
     fn look_after_segment(&mut self) {
         match self.server.repair() {
             Ok(None) => {}
@@ -408,6 +429,7 @@ impl Operator {
                 self.note(written);
             }
         }
+        self.tell_of_exhaustion(running, statistics);
         let ports: Vec<PortStatus> = running.ports.iter().map(port_status).collect();
         for (before, port) in statistics.links.iter_mut().zip(&ports) {
             if *before != port.link_up {
@@ -433,6 +455,8 @@ fn refusals(blocks: &[CounterReader], number: u32) -> (u64, u64) {
 
 /// What publishing statistics needs from one time to the next.
 struct Statistics {
+    /// What has run out, how often when it was last told, and when that was.
+    exhausted: [(DropReason, (u64, Option<Instant>)); 2],
     scratch: Vec<u64>,
     links: Vec<bool>,
 }
@@ -440,7 +464,12 @@ struct Statistics {
 impl Statistics {
     fn new(ports: &[Port]) -> Self {
         let links = ports.iter().map(|port| port_status(port).link_up).collect();
+        let exhausted = [
+            DropReason::SessionsExhausted,
+            DropReason::SnatPortsExhausted,
+        ];
         Self {
+            exhausted: exhausted.map(|reason| (reason, (0, None))),
             scratch: Vec::new(),
             links,
         }

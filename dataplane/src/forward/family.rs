@@ -106,6 +106,121 @@ pub fn to_v6<B: Buffer>(frame: &mut B, packet: &mut Packet, ends: &Ends) -> Resu
     Ok(())
 }
 
+/// Where a piece of a datagram belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// What the datagram carries.
+    pub protocol: u8,
+    /// What its pieces are known by; 16 bits of it in IPv4.
+    pub id: u32,
+    /// The first byte of the payload that the piece holds, a multiple of eight.
+    pub offset: u16,
+    /// Whether another piece follows.
+    pub more: bool,
+}
+
+/// Makes an IPv4 piece of an IPv6 one; otherwise as [`to_v4`] (RFC 7915, section 5.1.1).
+///
+/// # Errors
+/// The reason to drop it.
+#[cold]
+pub fn piece_to_v4<B: Buffer>(
+    frame: &mut B,
+    packet: &mut Packet,
+    ends: &Ends,
+    cut: Cut,
+) -> Result<(), DropReason> {
+    let kept = packet.protocol;
+    packet.protocol = cut.protocol;
+    let first = kept != protocol::FRAGMENT;
+    let result = if first {
+        to_v4(frame, packet, ends, cut.id as u16)
+    } else {
+        later_to_v4(frame, packet, ends, cut.id as u16)
+    };
+    result?;
+    let start = usize::from(packet.network);
+    let header = frame
+        .data_mut()
+        .get_mut(start..)
+        .and_then(|rest| rest.first_chunk_mut());
+    let header: &mut [u8; ipv4::LEN] = header.ok_or(DropReason::IpLength)?;
+    let place = (cut.offset / 8) | if cut.more { 0x2000 } else { 0 };
+    let old = [header[6], header[7]];
+    [header[6], header[7]] = place.to_be_bytes();
+    let delta = Delta::none().word16(old, place.to_be_bytes());
+    [header[10], header[11]] = delta.apply([header[10], header[11]]);
+    Ok(())
+}
+
+/// As [`to_v4`], of a piece without a transport header.
+fn later_to_v4<B: Buffer>(
+    frame: &mut B,
+    packet: &mut Packet,
+    ends: &Ends,
+    id: u16,
+) -> Result<(), DropReason> {
+    let carried = packet.protocol;
+    packet.protocol = protocol::FRAGMENT;
+    to_v4(frame, packet, ends, id)?;
+    let at = usize::from(packet.network) + 8;
+    let fields = frame
+        .data_mut()
+        .get_mut(at..)
+        .and_then(|rest| rest.first_chunk_mut::<4>());
+    let [ttl, kind, high, low] = fields.ok_or(DropReason::IpLength)?;
+    let delta = Delta::none().word16([*ttl, *kind], [*ttl, carried]);
+    *kind = carried;
+    [*high, *low] = delta.apply([*high, *low]);
+    Ok(())
+}
+
+/// Makes an IPv6 piece of an IPv4 one, with a fragment header; otherwise as [`to_v6`] (RFC 7915,
+/// section 4.1). The checksum that an IPv4 datagram may lack cannot be computed from a piece.
+///
+/// # Errors
+/// The reason to drop it.
+#[cold]
+pub fn piece_to_v6<B: Buffer>(
+    frame: &mut B,
+    packet: &mut Packet,
+    ends: &Ends,
+    cut: Cut,
+) -> Result<(), DropReason> {
+    let (network, header_len) = (usize::from(packet.network), header_len(packet)?);
+    let class = *frame.data().get(network + 1).ok_or(DropReason::IpLength)?;
+    if header_len > ipv4::LEN {
+        let options = frame.data().get(network + ipv4::LEN..network + header_len);
+        refuse_source_route(options.unwrap_or_default())?;
+    }
+    let check = usize::from(packet.transport) + udp::CHECKSUM;
+    if packet.protocol == protocol::UDP && frame.data().get(check..check + 2) == Some(&[0; 2][..]) {
+        return Err(DropReason::Untranslatable);
+    }
+    let payload = usize::from(packet.ip_len) - header_len + 8;
+    let total = u16::try_from(payload + ipv6::LEN).map_err(|_| DropReason::TooLarge)?;
+    let delta = Delta::none()
+        .word32(packet.source.to_v4(), [0; 4])
+        .word32(packet.destination.to_v4(), [0; 4])
+        .word128(&[0; 16], &ends.source.to_v6())
+        .word128(&[0; 16], &ends.destination.to_v6());
+    set_ports(frame.data_mut(), packet, ends, delta)?;
+    let mut header = [0; ipv6::LEN + 8];
+    header[0] = 0x60 | class >> 4;
+    header[1] = class << 4;
+    header[4..6].copy_from_slice(&(payload as u16).to_be_bytes());
+    header[6] = protocol::FRAGMENT;
+    header[7] = packet.ttl.saturating_sub(1);
+    header[8..24].copy_from_slice(&ends.source.to_v6());
+    header[24..40].copy_from_slice(&ends.destination.to_v6());
+    header[40] = cut.protocol;
+    header[42..44].copy_from_slice(&(cut.offset | u16::from(cut.more)).to_be_bytes());
+    header[44..48].copy_from_slice(&cut.id.to_be_bytes());
+    replace_header(frame, packet, header_len, &header, ethertype::IPV6)?;
+    packet.ip_len = total;
+    Ok(())
+}
+
 fn header_len(packet: &Packet) -> Result<usize, DropReason> {
     let header_len = usize::from(packet.transport).saturating_sub(packet.network.into());
     if header_len > usize::from(packet.ip_len) {

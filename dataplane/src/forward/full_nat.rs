@@ -14,7 +14,7 @@ use weir_shm::counters::DropReason;
 use super::{family, telling};
 use crate::address::{Addr, Version};
 use crate::parse::Packet;
-use crate::session::{Record, SnatAddress, flag};
+use crate::session::{Record, Side, SnatAddress, flag};
 
 /// Between whom a packet is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,20 @@ pub struct Ends {
     pub destination: Addr,
     /// To which port.
     pub destination_port: u16,
+}
+
+impl Ends {
+    /// From an address and port to `to`.
+    #[must_use]
+    pub const fn of(source: Addr, source_port: u16, to: Side) -> Self {
+        Self {
+            version: to.version,
+            source,
+            source_port,
+            destination: to.address,
+            destination_port: to.port,
+        }
+    }
 }
 
 /// Hot: a client's packet, to the session's backend from `own`, by a port of this MTU.
@@ -48,13 +62,7 @@ pub fn to_backend<B: Buffer>(
         return Err(DropReason::IpTtl);
     }
     let backend = record.backend();
-    let ends = Ends {
-        version: backend.version,
-        source: own.address,
-        source_port: record.snat_port(),
-        destination: backend.address,
-        destination_port: backend.port,
-    };
+    let ends = Ends::of(own.address, record.snat_port(), backend);
     if record.inserted() != 0 || record.flags() & flag::TELLING != 0 {
         // A header of another length follows.
         let mtu = match (packet.version, ends.version) {
@@ -83,13 +91,7 @@ pub fn to_client<B: Buffer>(
         return Err(DropReason::IpTtl);
     }
     let (client, vip) = (record.client(), record.vip());
-    let ends = Ends {
-        version: client.version,
-        source: vip.address,
-        source_port: vip.port,
-        destination: client.address,
-        destination_port: client.port,
-    };
+    let ends = Ends::of(vip.address, vip.port, client);
     if packet.protocol == protocol::TCP
         && (record.inserted() != 0 || record.flags() & flag::TELLING != 0)
     {
@@ -149,6 +151,10 @@ pub(super) fn set_ports(
     ends: &Ends,
     delta: Delta,
 ) -> Result<(), DropReason> {
+    // A later piece of a datagram has no ports.
+    if packet.protocol == protocol::FRAGMENT {
+        return Ok(());
+    }
     let transport = usize::from(packet.transport);
     let [a, b] = ends.source_port.to_be_bytes();
     let [c, d] = ends.destination_port.to_be_bytes();

@@ -215,6 +215,30 @@ fn unshifted(number: u32, first: u32, bytes: u32) -> u32 {
     }
 }
 
+/// The client's number of what the backend of its session counts as `number`.
+#[must_use]
+pub fn as_the_client_counts(number: u32, record: Record<'_>) -> u32 {
+    unshifted(number, record.first_sequence(), record.inserted().into())
+}
+
+/// A client's segment in pieces: its first one, whose sequence number grows as a whole segment's
+/// does. Nothing is put into pieces.
+///
+/// # Errors
+/// [`DropReason::Fragment`] where the header should go into it: the client sends it again.
+pub fn shift_piece<B: Buffer>(
+    frame: &mut B,
+    packet: &Packet,
+    record: Record<'_>,
+) -> Result<(), DropReason> {
+    if record.flags() & flag::TELLING != 0 {
+        return Err(DropReason::Fragment);
+    }
+    let segment = read(frame.data(), packet)?;
+    let shifted = segment.sequence.wrapping_add(record.inserted().into());
+    set32(frame.data_mut(), packet, tcp::SEQUENCE, shifted)
+}
+
 /// What is needed of a segment.
 #[derive(Debug, Clone, Copy)]
 struct Segment {

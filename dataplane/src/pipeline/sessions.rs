@@ -111,6 +111,31 @@ pub fn all<B: Buffer>(
     }
 }
 
+/// One packet whose backend is chosen: its session, or a new one, or a refusal.
+#[cold]
+pub fn alone(
+    services: &Services,
+    sessions: &Sessions,
+    worker: u16,
+    now: Tick,
+    counters: &CounterWriter,
+    frame: &[u8],
+    lane: &mut Lane,
+) {
+    if let Some(table) = sessions.table(worker.into()) {
+        lane.session = NOBODY;
+        let finding = Finding {
+            services,
+            sessions,
+            table,
+            worker,
+            now,
+            counters,
+        };
+        finding.client(frame, lane);
+    }
+}
+
 impl Finding<'_> {
     /// An answer's session by its port, or the worker that owns the port.
     #[inline]

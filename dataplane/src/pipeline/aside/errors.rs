@@ -40,6 +40,9 @@ impl<B: Buffer> Aside<'_, B> {
         let services = &*self.snapshot.services;
         let (version, destination) = (packet.version, packet.destination);
         let is_vip = services.at_vip(version, destination).is_some();
+        if let Some(outcome) = self.error_at_snat(frame, packet, message) {
+            return outcome;
+        }
         if !is_vip && self.is_local(version, destination) {
             // About something that weir itself sent.
             return Outcome::Punt;
@@ -49,15 +52,7 @@ impl<B: Buffer> Aside<'_, B> {
             Ok(_) => return Outcome::Drop(DropReason::IcmpQuote),
             Err(reason) => return Outcome::Drop(reason),
         };
-        // The quoted packet's other direction: what its sender was asked.
-        let asked = Packet {
-            version,
-            source: quote.destination,
-            destination: quote.source,
-            ports: quote.ports_reversed(),
-            protocol: quote.protocol,
-            ..Packet::default()
-        };
+        let asked = asked(&quote, version);
         if matches!(quote.protocol, protocol::ICMP | protocol::ICMPV6) {
             return self.error_about_ping(frame, packet, &asked);
         }
@@ -113,6 +108,16 @@ impl<B: Buffer> Aside<'_, B> {
         }
     }
 
+    /// About a packet to a backend of `full-nat`, from an address that it sends from.
+    fn error_at_snat(&self, frame: &mut B, packet: &Packet, message: &Message) -> Option<Outcome> {
+        let sessions = self.snapshot.services.sessions.as_ref()?;
+        sessions.find_address(packet.version, packet.destination)?;
+        let quote = icmp_quote::read(frame.data(), message).ok()?;
+        let asked = asked(&quote, packet.version);
+        (quote.source == packet.destination)
+            .then(|| self.error_of_session(frame, packet, (message, &quote), &asked))?
+    }
+
     /// About an answer from a VIP: to the backend that gave it.
     fn error_to_backend(
         &self,
@@ -122,6 +127,9 @@ impl<B: Buffer> Aside<'_, B> {
         asked: &Packet,
         (place, hash): (u32, FlowHash),
     ) -> Outcome {
+        if let Some(outcome) = self.error_to_session(frame, packet, (message, quote), hash) {
+            return outcome;
+        }
         let Some(number) = self.backend_of(place, asked, hash) else {
             return Outcome::Drop(DropReason::NoBackend);
         };
@@ -173,5 +181,17 @@ impl<B: Buffer> Aside<'_, B> {
             }),
             None => Outcome::Drop(DropReason::PingRefused),
         }
+    }
+}
+
+/// A quoted packet's other direction: what its sender was asked.
+fn asked(quote: &Quote, version: Version) -> Packet {
+    Packet {
+        version,
+        source: quote.destination,
+        destination: quote.source,
+        ports: quote.ports_reversed(),
+        protocol: quote.protocol,
+        ..Packet::default()
     }
 }

@@ -11,6 +11,7 @@
 mod errors;
 mod pieces;
 mod reset;
+mod sessions;
 mod too_large;
 
 use weir_engine::buffer::Buffer;

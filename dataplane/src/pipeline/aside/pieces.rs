@@ -7,6 +7,7 @@ use weir_shm::counters::DropReason;
 use weir_shm::model::Ping;
 
 use super::Aside;
+use super::sessions::Held;
 use crate::address::Version;
 use crate::flow::{FlowHash, scale};
 use crate::fragments::{Arrival, Piece};
@@ -30,6 +31,7 @@ pub struct Decision {
 enum Way {
     ToBackend,
     ToClient,
+    OfSession(Held),
 }
 
 impl<B: Buffer> Aside<'_, B> {
@@ -67,7 +69,7 @@ impl<B: Buffer> Aside<'_, B> {
             .arrive(key, &piece, begun.ports, self.now);
         match arrival {
             Arrival::Decide => {
-                let (outcome, decision) = self.decide(&mut frame, &begun);
+                let (outcome, decision) = self.decide(&mut frame, &piece, &begun);
                 self.settle(outcome, &begun, frame, sink);
                 self.kept
                     .fragments
@@ -147,7 +149,12 @@ impl<B: Buffer> Aside<'_, B> {
     }
 
     /// Forwards a first piece as the packet that it begins, and says where the others are to go.
-    fn decide(&mut self, frame: &mut B, packet: &Packet) -> (Outcome, Option<Decision>) {
+    fn decide(
+        &mut self,
+        frame: &mut B,
+        piece: &Piece,
+        packet: &Packet,
+    ) -> (Outcome, Option<Decision>) {
         let services = &*self.snapshot.services;
         if matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6) {
             return self.decide_ping(frame, packet);
@@ -190,6 +197,18 @@ impl<B: Buffer> Aside<'_, B> {
                     }
                     _ => {}
                 }
+                if services
+                    .get(service)
+                    .is_some_and(|service| service.full_nat.is_some())
+                {
+                    return match self.begin_to_backend(frame, &mut lane) {
+                        Some(held) => self.of_session(frame, piece, packet, held),
+                        None => match lane.verdict {
+                            Verdict::Drop(reason) => (Outcome::Drop(reason), None),
+                            _ => (Outcome::Drop(DropReason::NoSession), None),
+                        },
+                    };
+                }
                 let decision = Decision {
                     way: Way::ToBackend,
                     backend: lane.backend,
@@ -212,10 +231,29 @@ impl<B: Buffer> Aside<'_, B> {
                 });
                 (outcome, Some(decision))
             }
-            Owner::Answer(_) => (Outcome::Drop(DropReason::Fragment), None),
+            Owner::Answer(_) => match self.begin_to_client(packet) {
+                Some(held) => self.of_session(frame, piece, packet, held),
+                None => (Outcome::Drop(DropReason::NoSession), None),
+            },
             Owner::NoService => (Outcome::Drop(DropReason::NoService), None),
             Owner::NotOurs => (Outcome::Drop(DropReason::NotOurs), None),
         }
+    }
+
+    fn of_session(
+        &self,
+        frame: &mut B,
+        piece: &Piece,
+        packet: &Packet,
+        held: Held,
+    ) -> (Outcome, Option<Decision>) {
+        let decision = Decision {
+            way: Way::OfSession(held),
+            backend: 0,
+            hash: FlowHash::default(),
+        };
+        let outcome = self.piece_of_session(frame, piece, packet, held);
+        (outcome, Some(decision))
     }
 
     /// A ping in pieces can be forwarded; weir answers none that large.
@@ -276,6 +314,7 @@ impl<B: Buffer> Aside<'_, B> {
                     }
                 })
             }
+            Way::OfSession(held) => self.piece_of_session(frame, piece, begun, held),
             Way::ToClient => {
                 self.to_client(frame, begun, decision.backend, |frame, service, backend| {
                     let mode = backend.mode;
