@@ -462,3 +462,178 @@ fn ttl_that_ends_here_goes_no_further_in_either_direction() {
         assert_eq!(rig.count(layout::FORWARDED), 1);
     }
 }
+
+/// The pieces of an IPv4 or IPv6 datagram, `size` bytes of payload each.
+fn pieces(frame: &[u8], size: usize, id: u32) -> Vec<Vec<u8>> {
+    let at = transport_at(frame);
+    let payload = &frame[at..];
+    let count = payload.len().div_ceil(size);
+    let cut = |(number, part): (usize, &[u8])| {
+        let more = number + 1 < count;
+        let mut piece = frame[..at].to_vec();
+        if frame[12] == 0x08 {
+            let place = (number * size / 8) as u16 | if more { 0x2000 } else { 0 };
+            piece[18..20].copy_from_slice(&(id as u16).to_be_bytes());
+            piece[20..22].copy_from_slice(&place.to_be_bytes());
+            piece[16..18].copy_from_slice(&((20 + part.len()) as u16).to_be_bytes());
+            Ipv4Packet::new_unchecked(&mut piece[14..]).fill_checksum();
+        } else {
+            let place = (number * size) as u16 | u16::from(more);
+            piece.extend_from_slice(&[piece[20], 0]);
+            piece.extend_from_slice(&place.to_be_bytes());
+            piece.extend_from_slice(&id.to_be_bytes());
+            piece[20] = 44;
+            piece[18..20].copy_from_slice(&((8 + part.len()) as u16).to_be_bytes());
+        }
+        piece.extend_from_slice(part);
+        piece
+    };
+    payload.chunks(size).enumerate().map(cut).collect()
+}
+
+/// What a receiver makes of pieces: the datagram's frame with one header, and its identification.
+fn whole(pieces: &[Vec<u8>]) -> (Vec<u8>, u32) {
+    let v4 = pieces[0][12] == 0x08;
+    let mut ids = std::collections::HashSet::new();
+    let mut payload = Vec::new();
+    for piece in pieces {
+        if v4 {
+            assert!(Ipv4Packet::new_unchecked(&piece[14..]).verify_checksum());
+            let place = u16::from_be_bytes([piece[20], piece[21]]);
+            assert_eq!(usize::from(place & 0x1fff) * 8, payload.len());
+            assert_eq!(place & 0x2000 == 0, piece == pieces.last().unwrap());
+            ids.insert(u32::from(u16::from_be_bytes([piece[18], piece[19]])));
+            payload.extend_from_slice(&piece[34..]);
+        } else {
+            assert_eq!((piece[20], piece[54]), (44, 17));
+            let place = u16::from_be_bytes([piece[56], piece[57]]);
+            assert_eq!(usize::from(place & 0xfff8), payload.len());
+            assert_eq!(place & 1 == 0, piece == pieces.last().unwrap());
+            ids.insert(u32::from_be_bytes(piece[58..62].try_into().unwrap()));
+            payload.extend_from_slice(&piece[62..]);
+        }
+    }
+    assert_eq!(ids.len(), 1, "one identification for all pieces");
+    let mut frame = pieces[0][..if v4 { 34 } else { 54 }].to_vec();
+    if v4 {
+        frame[16..18].copy_from_slice(&((20 + payload.len()) as u16).to_be_bytes());
+        frame[20..22].fill(0);
+        Ipv4Packet::new_unchecked(&mut frame[14..]).fill_checksum();
+    } else {
+        frame[20] = 17;
+        frame[18..20].copy_from_slice(&(payload.len() as u16).to_be_bytes());
+    }
+    frame.extend_from_slice(&payload);
+    (frame, ids.into_iter().next().unwrap())
+}
+
+#[test]
+fn pieces_of_a_datagram_go_with_their_session_under_an_identification_of_the_addresss_own() {
+    for families in ALL {
+        let mut rig = families.rig("");
+        let mut ids = std::collections::HashSet::new();
+        for host in 0..5 {
+            let payload: Vec<u8> = (0..3_000u32).map(|byte| byte as u8).collect();
+            let request = ask(families, host, 4000, Transport::Udp).payload(&payload);
+            // Every client numbers its datagrams alike, and the last piece comes first.
+            let mut cut = pieces(&request.build(), 1_200, 77);
+            cut.rotate_right(1);
+            let mut sent: Vec<Vec<u8>> = Vec::new();
+            for piece in cut {
+                sent.extend(rig.play(0, &piece).into_iter().map(|(_, frame)| frame));
+            }
+            assert_eq!(sent.len(), 3);
+            sent.sort_by_key(|piece| match piece[12] {
+                0x08 => u16::from_be_bytes([piece[20], piece[21]]) & 0x1fff,
+                _ => u16::from_be_bytes([piece[56], piece[57]]) & 0xfff8,
+            });
+            let (got, id) = whole(&sent);
+            assert!(ids.insert(id), "an identification twice");
+            let snat = SocketAddr::new(families.snat(), source_port(&got));
+            let expected = between(&request, snat, families.backend(), BACKEND_MAC);
+            assert_eq!(without_id(got.clone()), without_id(expected));
+            assert_checksums(&got);
+
+            let mut reply = answer(families, snat.port(), Transport::Udp);
+            reply = reply.payload(&payload);
+            let mut back: Vec<Vec<u8>> = Vec::new();
+            for piece in pieces(&reply.build(), 1_200, 78) {
+                back.extend(rig.play(0, &piece).into_iter().map(|(_, frame)| frame));
+            }
+            assert_eq!(back.len(), 3);
+            let (got, _) = whole(&back);
+            let client = families.client(host, 4000);
+            let expected = between(&reply, families.vip(), client, CLIENT_MAC);
+            assert_eq!(without_id(got), without_id(expected));
+        }
+    }
+}
+
+/// An ICMP error that quotes a frame's packet, from a router to the packet's source.
+fn unreachable_about(frame: &[u8], router: IpAddr, mac: [u8; 6]) -> Vec<u8> {
+    use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder};
+    let quoted = &frame[14..frame.len().min(14 + 60)];
+    let link = PacketBuilder::ethernet2(mac, WEIR_MAC);
+    let mut bytes = Vec::new();
+    match router {
+        IpAddr::V4(router) => {
+            let to = frame[26..30].try_into().unwrap();
+            let kind =
+                Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
+            let step = link.ipv4(router.octets(), to, 60).icmpv4(kind);
+            step.write(&mut bytes, quoted).unwrap();
+        }
+        IpAddr::V6(router) => {
+            let to = frame[22..38].try_into().unwrap();
+            let kind =
+                Icmpv6Type::DestinationUnreachable(etherparse::icmpv6::DestUnreachableCode::Port);
+            let step = link.ipv6(router.octets(), to, 60).icmpv6(kind);
+            step.write(&mut bytes, quoted).unwrap();
+        }
+    }
+    bytes
+}
+
+#[test]
+fn errors_about_either_direction_reach_the_other_end_with_their_quote_translated() {
+    for families in [ALL[0], ALL[3]] {
+        let mut rig = families.rig("");
+        let request = ask(families, 1, 4000, Transport::Syn);
+        let to_backend = rig.play(0, &request.build()).remove(0).1;
+        let snat_port = source_port(&to_backend);
+        let reply = answer(families, snat_port, Transport::Ack);
+        let to_client = rig.play(0, &reply.build()).remove(0).1;
+        // About what the backend was asked, by the backend.
+        let error = unreachable_about(&to_backend, families.backend().ip(), BACKEND_MAC);
+        let sent = rig.play(0, &error);
+        assert_eq!((sent.len(), &sent[0].1[..6]), (1, &CLIENT_MAC[..]));
+        let quote = |frame: &[u8]| {
+            let start = transport_at(frame) + 8;
+            let header = if frame[12] == 0x08 { 20 } else { 40 };
+            let ends = if frame[12] == 0x08 { 12..20 } else { 8..40 };
+            let ports = frame[start + header..start + header + 4].to_vec();
+            [frame[start + ends.start..start + ends.end].to_vec(), ports].concat()
+        };
+        let ends = |from: SocketAddr, to: SocketAddr| {
+            let octets = |ip: IpAddr| match ip {
+                IpAddr::V4(ip) => ip.octets().to_vec(),
+                IpAddr::V6(ip) => ip.octets().to_vec(),
+            };
+            let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+            [octets(from.ip()), octets(to.ip()), ports].concat()
+        };
+        let (client, vip) = (families.client(1, 4000), families.vip());
+        assert_eq!(quote(&sent[0].1), ends(client, vip));
+        // About what the client was answered, by a router on the way.
+        let router: SocketAddr = if families.client_v6 {
+            "[2001:db8::1]:1".parse().unwrap()
+        } else {
+            "192.0.2.1:1".parse().unwrap()
+        };
+        let error = unreachable_about(&to_client, router.ip(), CLIENT_MAC);
+        let sent = rig.play(0, &error);
+        assert_eq!((sent.len(), &sent[0].1[..6]), (1, &BACKEND_MAC[..]));
+        let snat = SocketAddr::new(families.snat(), snat_port);
+        assert_eq!(quote(&sent[0].1), ends(families.backend(), snat));
+    }
+}
