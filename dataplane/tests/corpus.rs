@@ -11,6 +11,9 @@ mod path_harness;
 #[path = "support/rig.rs"]
 mod rig;
 
+#[path = "support/session_harness.rs"]
+mod session_harness;
+
 use proptest::prelude::*;
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
@@ -41,8 +44,30 @@ fn every_kept_input_of_pieces_and_quotes_is_accounted_for() {
     }
 }
 
+#[test]
+fn every_kept_input_of_sessions_is_accounted_for() {
+    for input in corpus("sessions") {
+        session_harness::play(&input);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// As below, of sessions.
+    #[test]
+    fn spoilt_sessions_are_accounted_for(
+        which in any::<prop::sample::Index>(),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+    ) {
+        let inputs = corpus("sessions");
+        let mut input = inputs[which.index(inputs.len())].clone();
+        for (place, value) in damage {
+            let place = place.index(input.len());
+            input[place] = value;
+        }
+        session_harness::play(&input);
+    }
 
     /// A fuzzer in small, for every run of the tests.
     #[test]
