@@ -101,7 +101,7 @@ impl<B: Buffer> Aside<'_, B> {
         let adjacency = &*self.snapshot.adjacency;
         let hop = adjacency.toward(client.version, client.address);
         let outcome = leave_toward(adjacency, self.port, frame, packet, hop);
-        Some(self.count(outcome, record, true, frame.len()))
+        Some(self.counted(outcome, record, true, frame.len()))
     }
 
     /// An error about an answer from the VIP: to the backend of the session that it was of. `None`
@@ -140,10 +140,10 @@ impl<B: Buffer> Aside<'_, B> {
         let bytes = frame.len();
         let hop = adjacency.hop(backend.hop);
         let outcome = leave_toward(adjacency, self.port, frame, packet, hop);
-        self.count(outcome, record, false, bytes)
+        self.counted(outcome, record, false, bytes)
     }
 
-    fn count(&self, outcome: Outcome, record: Record<'_>, back: bool, bytes: usize) -> Outcome {
+    fn counted(&self, outcome: Outcome, record: Record<'_>, back: bool, bytes: usize) -> Outcome {
         if matches!(outcome, Outcome::Drop(_)) {
             return outcome;
         }
@@ -240,7 +240,7 @@ impl<B: Buffer> Aside<'_, B> {
         let bytes = frame.len();
         let hop = adjacency.toward(packet.version, packet.destination);
         let outcome = leave_toward(adjacency, self.port, frame, &packet, hop);
-        self.count(outcome, record, true, bytes)
+        self.counted(outcome, record, true, bytes)
     }
 }
 
