@@ -71,7 +71,7 @@ impl Row {
         let neighbours: String = backends.iter().map(neighbour).collect();
         let mut config = weir_e2e::config::Config::two_armed(instance);
         config.memory = "hugepages";
-        config.engine = format!("flows_per_worker = {}\n", FLOWS);
+        config.engine = format!("flows_per_worker = {FLOWS}\n");
         config.ports += "\n[[route]]\nto = \"198.18.0.0/16\"\nvia = \"192.0.2.10\"\n";
         config.ports += &neighbours;
         Ok(config
