@@ -146,7 +146,9 @@ impl Stack {
         if socket.can_send() && self.sent < self.to_send.len() {
             self.sent += socket.send_slice(&self.to_send[self.sent..]).unwrap();
         }
-        if self.sent == self.to_send.len() && self.received.len() >= self.closes_after {
+        // Closing before the handshake is over would be no connection at all.
+        let said = self.sent == self.to_send.len() && self.received.len() >= self.closes_after;
+        if said && socket.may_send() {
             socket.close();
         }
         self.interface.poll(now, &mut self.wire, &mut self.sockets);
