@@ -171,7 +171,7 @@ fn rough(frame: Vec<u8>) -> Option<Vec<u8>> {
         *state ^= *state << 17;
         match (*state >> 32) % 100 {
             0 | 1 => None,
-            2..7 => std::mem::replace(held, Some(frame)),
+            2..7 => held.replace(frame),
             _ => Some(frame),
         }
     })

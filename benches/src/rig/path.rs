@@ -209,15 +209,17 @@ impl Path {
         self.process(now);
     }
 
-    /// Every flow once, so that all are known.
+    /// Every flow twice, so that all are known, and known to go on.
     pub fn visit(&mut self, traffic: &Traffic, flows: u32) {
-        let mut next = 0;
-        for _ in 0..flows.div_ceil(self.burst.len().max(1) as u32) {
-            let each = || {
-                next = if next + 1 >= flows { 0 } else { next + 1 };
-                next
-            };
-            self.round(traffic, each, true, 1);
+        for _ in 0..2 {
+            let mut next = 0;
+            for _ in 0..flows.div_ceil(self.burst.len().max(1) as u32) {
+                let each = || {
+                    next = if next + 1 >= flows { 0 } else { next + 1 };
+                    next
+                };
+                self.round(traffic, each, true, 1);
+            }
         }
     }
 

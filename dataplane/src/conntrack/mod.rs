@@ -174,6 +174,14 @@ impl Conntrack {
         find_in(&self.lines, primary(hash, self.count), hash.fingerprint)
     }
 
+    /// Hot: the flow's entry if it lies in the second of its two lines, dead or alive.
+    #[inline(always)]
+    #[must_use]
+    pub fn probe_second(&self, hash: FlowHash) -> Option<Held<'_>> {
+        let second = secondary(primary(hash, self.count), hash.fingerprint, self.count);
+        find_in(&self.lines, second, hash.fingerprint)
+    }
+
     /// Hot: finds a live entry, in either line.
     #[inline]
     #[must_use]

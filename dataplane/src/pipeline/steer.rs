@@ -20,7 +20,7 @@ use weir_shm::counters::{self, DropReason};
 use super::BURST;
 use super::choose::{Asking, Chooser};
 use super::lane::{Lane, Verdict};
-use crate::conntrack::{Conntrack, Details, Inserted, NO_BACKEND, State, Tick};
+use crate::conntrack::{Conntrack, Details, Held, Inserted, NO_BACKEND, State, Tick};
 use crate::parse::Packet;
 use crate::scheduler::Choice;
 use crate::service::{Service, Services, Takes};
@@ -100,15 +100,7 @@ pub fn all<B: Buffer>(
         }
         match conntrack.probe(lane.hash) {
             Some(held) => {
-                let details = held.details();
-                if let Some(backend) = services.keeps(lane.service, details.backend())
-                    && details.is_confirmed()
-                    && lane.packet.tcp_flags & TURNING == 0
-                    && services.profiles.is_alive(details, now)
-                    && !(backend.pins && is_long_ago(details, now))
-                {
-                    held.set(details.seen_again(backend.profile, now));
-                    lane.backend = details.backend();
+                if is_steady(services, now, &held, lane) {
                     steady += 1;
                     continue;
                 }
@@ -123,17 +115,40 @@ pub fn all<B: Buffer>(
         // Never full: a burst has no more packets than this has room.
         let _ = waiting.try_push(place);
     }
-    counters.add(counters::CONNTRACK_HITS, steady);
-    if waiting.is_empty() {
-        return;
-    }
-    let mut steering = Steering::new(services, now, conntrack, chooser, counters);
-    for place in waiting {
-        let place = usize::from(place);
-        if let (Some(lane), Some(frame)) = (lanes.get_mut(place), burst.get(place)) {
-            steering.one(lane, frame.data());
+    if !waiting.is_empty() {
+        let mut steering = Steering::new(services, now, conntrack, chooser, counters);
+        for place in waiting {
+            let place = usize::from(place);
+            let (Some(lane), Some(frame)) = (lanes.get_mut(place), burst.get(place)) else {
+                continue;
+            };
+            let second = steering.conntrack.probe_second(lane.hash);
+            if second.is_some_and(|held| is_steady(services, now, &held, lane)) {
+                steady += 1;
+            } else {
+                steering.one(lane, frame.data());
+            }
         }
     }
+    counters.add(counters::CONNTRACK_HITS, steady);
+}
+
+/// Hot: whether the packet goes on with an established flow and changes nothing of it but when it
+/// was last seen. Notes that, and the backend, if so.
+#[inline(always)]
+fn is_steady(services: &Services, now: Tick, held: &Held<'_>, lane: &mut Lane) -> bool {
+    let details = held.details();
+    if let Some(backend) = services.keeps(lane.service, details.backend())
+        && details.is_confirmed()
+        && lane.packet.tcp_flags & TURNING == 0
+        && services.profiles.is_alive(details, now)
+        && !(backend.pins && is_long_ago(details, now))
+    {
+        held.set(details.seen_again(backend.profile, now));
+        lane.backend = details.backend();
+        return true;
+    }
+    false
 }
 
 /// As [`all`], for one packet that is not in a burst.
