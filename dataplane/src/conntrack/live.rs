@@ -104,7 +104,7 @@ impl Conntrack {
         }
     }
 
-    /// Clears dead entries: as many lines as [`PASS`] asks for since the last time, `most` at most.
+    /// Clears dead entries: as many lines as `PASS` asks for since the last time, `most` at most.
     pub fn sweep(&mut self, now: Tick, profiles: &Profiles, most: u32) {
         let elapsed = now.since(self.live.until);
         if elapsed > 0 {

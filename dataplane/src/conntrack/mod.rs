@@ -21,7 +21,7 @@
 //! ## Time
 //! An entry is dead when it was last seen longer ago than its state's time-out: a dead entry is a
 //! miss, and its place is as good as an empty one. Nothing sweeps, unless a service chooses by the
-//! flows that backends hold: then the worker clears dead entries a few lines at a time ([`live`]).
+//! flows that backends hold: then the worker clears dead entries a few lines at a time (`live`).
 //!
 //! ## Filling up
 //! A newcomer goes into its first bucket while that has room, so that most flows are found in the
@@ -29,7 +29,7 @@
 //! When both are full of live entries, one of those eight moves to its own other bucket, or one
 //! there moves on first (cuckoo hashing with buckets, chains of one or two moves). So the table can
 //! be filled to nine tenths and leaves out fewer than one flow in ten thousand; with one move it
-//! would be 8 in 1,000, without moves 74. Moves look at up to 40 more lines, so only [`MOVES`] are
+//! would be 8 in 1,000, without moves 74. Moves look at up to 40 more lines, so only `MOVES` are
 //! tried in a burst: a flood of new flows cannot buy more work than that.
 //!
 //! ## Who may evict whom

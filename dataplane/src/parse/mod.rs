@@ -4,7 +4,7 @@
 //! (section 3.2.1, what a host discards). Every length is checked here once; what comes after
 //! relies on the descriptor's offsets.
 //!
-//! Two ways lead to a descriptor: [`common`] recognises the shape that nearly all packets have, and
+//! Two ways lead to a descriptor: `common` recognises the shape that nearly all packets have, and
 //! the general parser in this file takes all others and names the reasons of refusals.
 
 mod common;

@@ -2,14 +2,14 @@
 //!
 //! Run to completion on one core. Each stage is a loop over the whole burst, so that the cache
 //! misses of one packet (headers, then the conntrack line) overlap with work on the others. What a
-//! stage learns of a frame goes into the frame's [`Lane`]:
+//! stage learns of a frame goes into the frame's `Lane`:
 //!
-//! 1. [`read`]: parse each frame into a descriptor.
-//! 2. [`look_up`]: VIP, flow hash; ask for the conntrack line.
-//! 3. [`steer`]: conntrack, or on a miss the service's table; for [`quic`], the connection ID first.
-//!    Where there are `full-nat` services, [`sessions`] then finds or opens each packet's session.
-//! 4. [`rewrite`]: the mode's change, then the Ethernet header.
-//! 5. [`part`]: to the sink, or aside.
+//! 1. `read`: parse each frame into a descriptor.
+//! 2. `look_up`: VIP, flow hash; ask for the conntrack line.
+//! 3. `steer`: conntrack, or on a miss the service's table; for `quic`, the connection ID first.
+//!    Where there are `full-nat` services, `sessions` then finds or opens each packet's session.
+//! 4. `rewrite`: the mode's change, then the Ethernet header.
+//! 5. `part`: to the sink, or aside.
 //!
 //! Everything here is hot: no allocation, lock, log, system call or panic on input. What a packet
 //! needs beyond that (ARP, ICMP, a next hop that is not resolved) goes to the control core through

@@ -16,8 +16,8 @@ pub fn entry(table: &[u16], point: u32) -> Option<u16> {
         .copied()
 }
 
-/// The first entry from `point` on that `has_room`; after [`ENTRIES`] of them the first of
-/// [`MEMBERS`] members. With more members than that, nearly all of them full, room may be
+/// The first entry from `point` on that `has_room`; after `ENTRIES` of them the first of
+/// `MEMBERS` members. With more members than that, nearly all of them full, room may be
 /// overlooked.
 #[must_use]
 pub fn next(
