@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use weir_shm::command::PoolCommand;
 use weir_shm::duration;
-use weir_shm::model::Protocol;
+use weir_shm::model::{ConnectionId, Protocol};
 
 /// Operates a running weir
 #[derive(Debug, Parser)]
@@ -98,8 +98,14 @@ Example:\n  weirctl save"
 
 /// `lookup PROTOCOL SOURCE DESTINATION`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  weirctl lookup tcp 203.0.113.5:51234 198.51.100.10:80")]
+#[command(
+    after_help = "Examples:\n  weirctl lookup tcp 203.0.113.5:51234 198.51.100.10:80\n  \
+                  weirctl lookup quic 203.0.113.5:51234 198.51.100.10:443 --cid 07c4605e4504cc4f"
+)]
 pub struct Lookup {
+    /// Of a QUIC packet, its destination connection ID: what it says, and why it leads there or not
+    #[arg(long, value_name = "HEX")]
+    pub cid: Option<ConnectionId>,
     /// tcp or udp
     pub protocol: Protocol,
     /// The client

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 use weir_shm::client::Client;
-use weir_shm::segment::mailbox::{Answer, LookupAnswer, Question};
+use weir_shm::segment::mailbox::{Answer, ConnectionIdReading, LookupAnswer, Question};
 
 use crate::Failure;
 use crate::cli::{Cli, Lookup, Output};
@@ -20,11 +20,13 @@ pub(crate) fn run(
         protocol,
         source,
         destination,
+        ..
     } = *lookup;
     let question = Question::Lookup {
         protocol,
         source,
         destination,
+        connection_id: lookup.cid.clone(),
     };
     let answer = match client.ask(&question, cli.ack_timeout)? {
         Answer::Lookup(answer) => answer,
@@ -45,6 +47,9 @@ pub(crate) fn run(
     writeln!(out, "{protocol} {source} -> {destination}")?;
     if let Some(service) = &answer.service {
         writeln!(out, "service  {service}")?;
+    }
+    if let Some(reading) = &answer.connection_id {
+        writeln!(out, "cid      {}", read(reading))?;
     }
     writeln!(
         out,
@@ -74,6 +79,7 @@ fn explain(answer: &LookupAnswer) -> String {
     };
     match answer.reason.as_str() {
         "conntrack" => held(),
+        "connection-id" => "the connection ID carries the backend's server ID".to_owned(),
         "maglev" | "ring" | "source-hash" => {
             format!("no worker holds the flow; {} names the backend", entry())
         }
@@ -93,4 +99,24 @@ fn explain(answer: &LookupAnswer) -> String {
         "no_backend" => "the service has no backend that takes the flow".to_owned(),
         other => other.to_owned(),
     }
+}
+
+/// What a connection ID says, in plain words.
+fn read(reading: &ConnectionIdReading) -> String {
+    let rotation = reading.rotation;
+    let id = reading.server_id.as_deref().unwrap_or("unknown");
+    let owner = reading.backend.as_deref().unwrap_or("a backend");
+    let why = match reading.outcome.as_str() {
+        "routed" => return format!("rotation {rotation}, server ID {id} of {owner}"),
+        "not_quic" => return "not looked at: the service is not of protocol quic".to_owned(),
+        "reserved_rotation" => format!("rotation {rotation} is reserved for unroutable IDs"),
+        "no_configuration" => format!("the service has no configuration of rotation {rotation}"),
+        "too_short" => format!("shorter than those of the configuration of rotation {rotation}"),
+        "unknown_server_id" => format!("rotation {rotation}, server ID {id}, which no backend has"),
+        "backend_takes_nothing" => {
+            format!("rotation {rotation}, server ID {id} of {owner}, which takes no packets")
+        }
+        other => other.to_owned(),
+    };
+    format!("{why}; steered by address and port")
 }

@@ -195,6 +195,7 @@ fn wrong_usage_exits_with_2() {
         "service add x --vip 192.0.2.1 --port 0 --protocol tcp --forwarding nat",
         "service add x --vip 192.0.2.1 --port 80 --protocol tcp --forwarding half-nat",
         "lookup tcp 192.0.2.1 198.51.100.10:80",
+        "lookup quic 192.0.2.1:1 198.51.100.10:80 --cid 07c",
         "--output xml status",
     ] {
         let (code, said) = daemon.fail(line);

@@ -125,6 +125,24 @@ fn lookup() {
 }
 
 #[test]
+fn lookup_by_connection_id() {
+    let daemon = Daemon::start();
+    let lookup = "lookup quic 203.0.113.5:51234 198.51.100.10:443";
+    let texts = [
+        "07c4605e4504cc4f",
+        "070badc04504cc4f",
+        "e7c4605e4504cc4f",
+        "27c4605e4504cc4f",
+    ]
+    .map(|cid| daemon.run(&format!("{lookup} --cid {cid}")));
+    insta::assert_snapshot!("lookup-cid", texts.join("\n"));
+    insta::assert_snapshot!(
+        "lookup-cid-json",
+        daemon.run(&format!("{lookup} --cid 07c4605e4504cc4f --output json"))
+    );
+}
+
+#[test]
 fn events() {
     let daemon = Daemon::start();
     daemon.run("backend weight web 10.0.0.11:8080 3");

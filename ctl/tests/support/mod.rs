@@ -19,7 +19,9 @@ use weir_shm::document;
 use weir_shm::model::{Admin, Forced, Pool};
 use weir_shm::segment::directory::{BackendEntry, BackendState, RunningDirectory, ServiceEntry};
 use weir_shm::segment::event::EventKind;
-use weir_shm::segment::mailbox::{Answer, BackendFlows, BackendHealth, LookupAnswer, Question};
+use weir_shm::segment::mailbox::{
+    Answer, BackendFlows, BackendHealth, ConnectionIdReading, LookupAnswer, Question,
+};
 use weir_shm::segment::port::PortStatus;
 use weir_shm::server::{Incoming, Server, ServerOptions};
 
@@ -287,6 +289,34 @@ fn serve(server: &mut Server, manner: &Manner) {
             ];
             server.answer(&Answer::Health { backends }).unwrap();
         }
+        Some(Question::Lookup {
+            connection_id: Some(id),
+            ..
+        }) => {
+            // One configuration, of rotation 0; one of its server IDs is known.
+            let (outcome, server_id) = match id.octets() {
+                [0..0x20, 0xc4, ..] => ("routed", Some("c4605e")),
+                [0..0x20, ..] => ("unknown_server_id", Some("0badc0")),
+                [0xe0..=0xff, ..] => ("reserved_rotation", None),
+                _ => ("no_configuration", None),
+            };
+            let is_routed = outcome == "routed";
+            let answer = LookupAnswer {
+                service: Some("h3".to_owned()),
+                backend: Some("10.0.0.11:443".to_owned()),
+                reason: if is_routed { "connection-id" } else { "maglev" }.to_owned(),
+                table_entry: (!is_routed).then_some(4711),
+                table_size: (!is_routed).then_some(65_537),
+                connection_id: Some(ConnectionIdReading {
+                    rotation: id.octets().first().map_or(0, |first| first >> 5),
+                    outcome: outcome.to_owned(),
+                    server_id: server_id.map(str::to_owned),
+                    backend: is_routed.then(|| "10.0.0.11:443".to_owned()),
+                }),
+                ..LookupAnswer::default()
+            };
+            server.answer(&Answer::Lookup(answer)).unwrap();
+        }
         Some(Question::Lookup { source, .. }) => {
             let answer = if source.port() == 9 {
                 LookupAnswer {
@@ -303,6 +333,7 @@ fn serve(server: &mut Server, manner: &Manner) {
                     idle_ms: Some(12),
                     table_entry: Some(4711),
                     table_size: Some(65_537),
+                    ..LookupAnswer::default()
                 }
             };
             server.answer(&Answer::Lookup(answer)).unwrap();

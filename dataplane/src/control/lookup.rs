@@ -18,6 +18,8 @@ use crate::service::{Owner, Service, Takes, protocol_number};
 pub enum Reason {
     /// Conntrack holds the flow.
     Conntrack,
+    /// The connection ID of a QUIC packet names the backend.
+    ConnectionId,
     /// Conntrack does not hold it; the Maglev table chooses.
     Maglev,
     /// The same, by the ring.
@@ -44,6 +46,7 @@ impl Reason {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Conntrack => "conntrack",
+            Self::ConnectionId => "connection-id",
             Self::Maglev => "maglev",
             Self::Ring => "ring",
             Self::SourceHash => "source-hash",
@@ -234,7 +237,8 @@ impl<S: BufferSource> Control<S> {
     }
 }
 
-fn packet(protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> Packet {
+/// A packet as far as steering looks at it.
+pub(super) fn packet(protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> Packet {
     let [a, b] = source.port().to_be_bytes();
     let [c, d] = destination.port().to_be_bytes();
     Packet {

@@ -9,6 +9,7 @@
 
 pub mod book;
 mod changes;
+pub mod connection;
 mod equip;
 pub mod health;
 pub mod local;

@@ -3,7 +3,9 @@
 use weir_engine::buffer::BufferSource;
 use weir_shm::model::Service;
 use weir_shm::segment::directory::{BackendEntry, BackendState, RunningDirectory, ServiceEntry};
-use weir_shm::segment::mailbox::{Answer, BackendFlows, BackendHealth, LookupAnswer, Question};
+use weir_shm::segment::mailbox::{
+    Answer, BackendFlows, BackendHealth, ConnectionIdReading, LookupAnswer, Question,
+};
 
 use crate::conntrack::Tick;
 use crate::control::Control;
@@ -59,8 +61,15 @@ pub fn answer<S: BufferSource>(control: &Control<S>, now_ns: u64, question: &Que
             protocol,
             source,
             destination,
+            connection_id,
         } => {
-            let found = control.lookup(now, *protocol, *source, *destination);
+            let (protocol, source, destination) = (*protocol, *source, *destination);
+            let (found, reading) = match connection_id {
+                None => (control.lookup(now, protocol, source, destination), None),
+                Some(id) => {
+                    control.lookup_connection(now, protocol, source, destination, id.octets())
+                }
+            };
             Answer::Lookup(LookupAnswer {
                 service: found.service,
                 backend: found.backend,
@@ -70,6 +79,12 @@ pub fn answer<S: BufferSource>(control: &Control<S>, now_ns: u64, question: &Que
                 idle_ms: found.idle_ms.map(u64::from),
                 table_entry: found.table_entry.map(|(entry, _)| entry),
                 table_size: found.table_entry.map(|(_, size)| size),
+                connection_id: reading.map(|reading| ConnectionIdReading {
+                    rotation: reading.rotation,
+                    outcome: reading.outcome.name().to_owned(),
+                    server_id: reading.server_id.map(|id| id.to_string()),
+                    backend: reading.backend,
+                }),
             })
         }
         Question::Health { service } => health(control, now_ns, service),

@@ -77,16 +77,58 @@ impl Quic {
         self.directory.get(rotation, decoder.server_id(id)?)
     }
 
-    /// What a connection ID says, whether or not a backend has the ID: rotation and server ID. For
-    /// explanations, not for packets.
+    /// What a connection ID says; `None` for one without octets. For explanations, not for packets.
+    #[must_use]
+    pub fn read(&self, id: &[u8]) -> Option<(u8, Reading)> {
+        let rotation = id.first()? >> 5;
+        let decoder = self.by_rotation.get(usize::from(rotation));
+        let reading = match decoder.and_then(Option::as_ref) {
+            None if rotation >= weir_shm::model::ROTATIONS => Reading::Reserved,
+            None => Reading::NoConfiguration,
+            Some(decoder) => match decoder.server_id(id) {
+                None => Reading::TooShort,
+                Some(number) => Reading::Server {
+                    id: octets_of(number, decoder.server_id_len())?,
+                    backend: self.directory.get(rotation, number),
+                },
+            },
+        };
+        Some((rotation, reading))
+    }
+
+    /// Rotation and server ID of a connection ID that can be decoded, whether or not a backend has
+    /// the ID.
     #[must_use]
     pub fn decode(&self, id: &[u8]) -> Option<(u8, ServerId)> {
-        let rotation = id.first()? >> 5;
-        let decoder = self.by_rotation.get(usize::from(rotation))?.as_ref()?;
-        let number = decoder.server_id(id)?.to_be_bytes();
-        let octets = number.get(number.len().checked_sub(decoder.server_id_len())?..)?;
-        Some((rotation, ServerId::new(octets)?))
+        match self.read(id)? {
+            (rotation, Reading::Server { id, .. }) => Some((rotation, id)),
+            _ => None,
+        }
     }
+}
+
+/// What a connection ID says to a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// Its rotation marks IDs that nobody can decode.
+    Reserved,
+    /// No configuration has its rotation.
+    NoConfiguration,
+    /// It has fewer octets than the configuration of its rotation asks for.
+    TooShort,
+    /// A server ID.
+    Server {
+        /// The ID.
+        id: ServerId,
+        /// The number of the backend that has it.
+        backend: Option<u32>,
+    },
+}
+
+/// A server ID of `len` octets, from a number.
+fn octets_of(number: u128, len: usize) -> Option<ServerId> {
+    let octets = number.to_be_bytes();
+    ServerId::new(octets.get(octets.len().checked_sub(len)?..)?)
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ pub use full_nat::MAX_SNAT;
 pub use health::{Flap, Health, HealthKind, Tls};
 pub(crate) use quic::parse_rotation;
 pub use quic::{
-    MAX_PLAINTEXT, MAX_SERVER_ID, MIN_NONCE, QuicConfig, QuicKey, ROTATIONS, SERVER_ID_ACCEPTED,
-    ServerId, ServerIdOption, ServerIds,
+    ConnectionId, MAX_PLAINTEXT, MAX_SERVER_ID, MIN_NONCE, QuicConfig, QuicKey, ROTATIONS,
+    SERVER_ID_ACCEPTED, ServerId, ServerIdOption, ServerIds,
 };
 pub use steering::{
     Affinity, AllDown, DEFAULT_RING_VNODES, HashInput, MAX_RING, MAX_RING_VNODES, Steering,

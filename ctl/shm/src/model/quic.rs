@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::validate::Wrong;
 use super::{Protocol, Service};
 
@@ -47,6 +49,14 @@ pub struct ServerId {
     octets: [u8; MAX_SERVER_ID],
     len: u8,
 }
+
+/// The longest connection ID of QUIC versions 1 and 2, in octets (RFC 9000, section 17.2).
+const MAX_CONNECTION_ID: usize = MAX_PLAINTEXT as usize + 1;
+
+/// A connection ID as an operator writes it: 1 to 20 octets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ConnectionId(Vec<u8>);
 
 /// The server IDs of a backend.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -146,6 +156,50 @@ impl fmt::Display for ServerId {
 impl fmt::Debug for ServerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ServerId({self})")
+    }
+}
+
+impl ConnectionId {
+    /// Its octets.
+    #[must_use]
+    pub fn octets(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl FromStr for ConnectionId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        octets(text)
+            .filter(|octets| (1..=MAX_CONNECTION_ID).contains(&octets.len()))
+            .map(Self)
+            .ok_or_else(|| {
+                format!(
+                    "found {text:?}; accepted: a connection ID of 2 to 40 hexadecimal digits, two \
+                     for each octet, such as \"07c4605e4504cc4f\""
+                )
+            })
+    }
+}
+
+impl TryFrom<String> for ConnectionId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<ConnectionId> for String {
+    fn from(id: ConnectionId) -> Self {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
     }
 }
 
@@ -383,6 +437,17 @@ mod tests {
             assert!(error.contains("hexadecimal"), "{error}");
         }
         assert!("00".repeat(15).parse::<ServerId>().is_ok());
+    }
+
+    #[test]
+    fn a_connection_id_has_at_most_twenty_octets() {
+        let longest = "07".repeat(20);
+        let id: ConnectionId = longest.parse().unwrap();
+        assert_eq!((id.octets(), id.to_string()), (&[7; 20][..], longest));
+        for bad in ["", "0", "07c", "zz", &"07".repeat(21)] {
+            let error = bad.parse::<ConnectionId>().unwrap_err();
+            assert!(error.contains("2 to 40 hexadecimal digits"), "{error}");
+        }
     }
 
     #[test]

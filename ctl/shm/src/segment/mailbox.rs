@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::bytes::{Malformed, Reader, Writer};
 use super::layout::{ANSWER, ANSWER_LEN, QUESTION, QUESTION_LEN};
 use super::slot::read_exact;
-use crate::model::Protocol;
+use crate::model::{ConnectionId, Protocol};
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub enum Question {
         source: SocketAddr,
         /// The VIP.
         destination: SocketAddr,
+        /// The destination connection ID, of a QUIC packet whose ID a server made.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        connection_id: Option<ConnectionId>,
     },
     /// Live flows of a service's backends.
     Flows {
@@ -92,7 +95,8 @@ pub struct LookupAnswer {
     pub service: Option<String>,
     /// The backend, if there is one.
     pub backend: Option<String>,
-    /// What decides, in one word: `conntrack`, `maglev`, `moved`, `no_service`, `no_backend`.
+    /// What decides, in one word: `conntrack`, `connection-id`, `maglev`, `moved`, `no_service`,
+    /// `no_backend`.
     pub reason: String,
     /// The worker whose conntrack holds the flow.
     pub worker: Option<u32>,
@@ -104,6 +108,25 @@ pub struct LookupAnswer {
     pub table_entry: Option<u32>,
     /// Entries of the service's table.
     pub table_size: Option<u32>,
+    /// What the connection ID says, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_id: Option<ConnectionIdReading>,
+}
+
+/// What a connection ID says to a service.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectionIdReading {
+    /// Its first three bits, which name the configuration.
+    pub rotation: u8,
+    /// What came of it, in one word: `routed`; or why it is steered by address and port:
+    /// `not_quic`, `reserved_rotation`, `no_configuration`, `too_short`, `unknown_server_id`,
+    /// `backend_takes_nothing`.
+    pub outcome: String,
+    /// The server ID in it, where it could be decoded.
+    pub server_id: Option<String>,
+    /// The backend that has this server ID.
+    pub backend: Option<String>,
 }
 
 /// A backend's live flows.
@@ -221,6 +244,7 @@ mod tests {
             protocol: Protocol::Tcp,
             source: "203.0.113.5:51234".parse().unwrap(),
             destination: "[2001:db8::1]:80".parse().unwrap(),
+            connection_id: Some("07c4605e4504cc4f".parse().unwrap()),
         };
         QUESTIONS.put(&file, 5, &question).unwrap();
         assert_eq!(QUESTIONS.get(&file), Ok((5, question)));
