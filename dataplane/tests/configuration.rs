@@ -84,6 +84,52 @@ address = "10.0.0.21"
 server_id = "ed793a"
 "#;
 
+const WITH_KERNEL: &str = "addresses = [\"10.0.0.1/24\"]\nkernel = \"weir-lan\"\nkernel_rate = 500";
+
+#[test]
+fn a_port_may_have_a_way_to_the_kernel() {
+    let text = GOOD.replace("addresses = [\"10.0.0.1/24\"]", WITH_KERNEL);
+    let config = check(&text).unwrap();
+    assert_eq!(config.ports[0].kernel, None);
+    let kernel = config.ports[1].kernel.clone().unwrap();
+    assert_eq!((kernel.interface.as_str(), kernel.rate), ("weir-lan", 500));
+    assert_eq!(config.kernel_number("weir-lan"), Some(1));
+    assert_eq!(check(&config.effective()).unwrap().ports, config.ports);
+    let without_rate = check(&text.replace("kernel_rate = 500", "")).unwrap();
+    assert_eq!(without_rate.ports[1].kernel.as_ref().unwrap().rate, 10_000);
+}
+
+#[test]
+fn a_wrong_way_to_the_kernel_is_named_with_its_place() {
+    let wan = "addresses = [\"192.0.2.2/24\", \"2001:db8::2/64\"]";
+    let both = GOOD
+        .replace(wan, &format!("{wan}\nkernel = \"tap0\""))
+        .replace("addresses = [\"10.0.0.1/24\"]", WITH_KERNEL);
+    for (from, to, at, says) in [
+        ("\"weir-lan\"", "\"a/b\"", "19:10", "1 to 15 letters"),
+        ("\"weir-lan\"", "\"a234567890123456\"", "19:10", "1 to 15"),
+        ("\"weir-lan\"", "7", "19:10", "1 to 15 letters"),
+        ("\"weir-lan\"", "\"tap0\"", "19:10", "\"wan\""),
+        ("= 500", "= 0", "20:15", "1 to 1000000"),
+        ("= 500", "= \"fast\"", "20:15", "1 to 1000000"),
+        ("kernel = \"weir-lan\"", "", "20:15", "without `kernel`"),
+        (
+            "addresses = [\"10.0.0.1/24\"]",
+            "",
+            "19:10",
+            "without `addresses`",
+        ),
+    ] {
+        assert!(both.contains(from), "{from}");
+        let message = check(&both.replace(from, to)).unwrap_err();
+        let place = format!("weir.toml:{at}: ");
+        assert!(
+            message.starts_with(&place) && message.contains(says),
+            "{to}: {message}"
+        );
+    }
+}
+
 fn check(text: &str) -> Result<Config, String> {
     Config::parse(Path::new("weir.toml"), text).map_err(|error| error.to_string())
 }

@@ -50,6 +50,8 @@ worker_counters! {
     19 RESETS "resets" "Frames answered by a reset or told to be unreachable, since the service has no backend.";
     24 TOA_NO_ROOM "toa_no_room" "Segments that should have told the client's address and had no room for the option TOA.";
     25 HANDED_OVER "handed_over" "Frames handed to the worker whose session they belong to.";
+    30 TO_KERNEL "to_kernel" "Frames handed to the kernel by a port's interface there.";
+    31 FROM_KERNEL "from_kernel" "Frames of the kernel's, sent by the port whose interface it chose.";
 }
 
 /// Counters of a worker's own, spare ones included.
@@ -181,6 +183,9 @@ drop_reasons! {
     SessionsExhausted = 61 "sessions_exhausted" "A new flow of a full-nat service that found every session of its worker taken.";
     SnatPortsExhausted = 62 "snat_ports_exhausted" "A new flow of a full-nat service that found no port in its SNAT pool.";
     Untranslatable = 63 "untranslatable" "Cannot be translated between IPv4 and IPv6: a source route or an authentication header.";
+    KernelRate = 70 "kernel_rate" "For the kernel, beyond the port's kernel_rate.";
+    KernelQueueFull = 71 "kernel_queue_full" "For the kernel, and the queue toward it was full.";
+    KernelRefused = 72 "kernel_refused" "For the kernel, whose interface did not take the frame.";
 }
 
 const _: () = assert!(DropReason::ALL.len() <= DROPS_LEN);

@@ -10,7 +10,9 @@ use toml::Spanned;
 use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::document::{self, Diagnostic, Source, Value};
 
-use super::{Config, Device, Engine, Idle, Instance, Memory, Network, Port, StaticRoute, raw};
+use super::{
+    Config, Device, Engine, Idle, Instance, Kernel, Memory, Network, Port, StaticRoute, kernel, raw,
+};
 use crate::flow::HashKey;
 
 /// The name of an instance that is not named.
@@ -313,6 +315,7 @@ impl Checker {
         let vlan = self
             .integer("vlan", raw.vlan.as_ref(), 1, 4_094)?
             .map(|vlan| vlan as u16);
+        let kernel = self.kernel(raw, &addresses, others)?;
         Ok(Port {
             name,
             device,
@@ -320,7 +323,48 @@ impl Checker {
             mac,
             mtu,
             vlan,
+            kernel,
         })
+    }
+
+    fn kernel(
+        &self,
+        raw: &raw::Port,
+        addresses: &[Network],
+        others: &[Port],
+    ) -> Checked<Option<Kernel>> {
+        let Some(at) = &raw.kernel else {
+            return match &raw.kernel_rate {
+                None => Ok(None),
+                Some(rate) => self.fail(
+                    rate.span(),
+                    "found `kernel_rate` without `kernel`; accepted: both, or neither",
+                ),
+            };
+        };
+        let text = self.source.string("kernel", at, kernel::ACCEPTED)?;
+        let refuse =
+            |found: &str, accepted: &str| Err(self.source.refused("kernel", at, found, accepted));
+        if !kernel::is_interface(text) {
+            return refuse(&format!("{text:?}"), kernel::ACCEPTED);
+        }
+        let taken = |other: &&Port| {
+            let kernel = other.kernel.as_ref();
+            kernel.is_some_and(|kernel| kernel.interface == text)
+        };
+        if let Some(other) = others.iter().find(taken) {
+            let found = format!("{text:?}, which is port \"{}\"'s already", other.name);
+            return refuse(&found, "an interface of its own for each port");
+        }
+        if addresses.is_empty() {
+            let found = format!("{text:?} on a port without `addresses`");
+            return refuse(&found, "a port with addresses, which the kernel shares");
+        }
+        let rate = self.integer("kernel_rate", raw.kernel_rate.as_ref(), 1, kernel::MOST)?;
+        Ok(Some(Kernel {
+            interface: text.to_owned(),
+            rate: rate.map_or(kernel::RATE, |rate| rate as u32),
+        }))
     }
 
     fn addresses(&self, value: &Value, others: &[Port]) -> Checked<Vec<Network>> {

@@ -72,6 +72,10 @@ pub fn text(config: &Config) -> String {
         if let Some(vlan) = port.vlan {
             lines.raw("vlan", vlan);
         }
+        if let Some(kernel) = &port.kernel {
+            lines.text("kernel", &kernel.interface);
+            lines.raw("kernel_rate", kernel.rate);
+        }
     }
     for route in &config.routes {
         lines.table("[[route]]");

@@ -6,6 +6,7 @@
 mod check;
 mod device;
 mod effective;
+mod kernel;
 mod raw;
 mod reach;
 
@@ -18,6 +19,7 @@ use weir_shm::model::Pool;
 use crate::flow::HashKey;
 
 pub use device::Device;
+pub use kernel::Kernel;
 pub use reach::Unreachable;
 
 /// A configuration that can be run.
@@ -117,6 +119,8 @@ pub struct Port {
     pub mtu: Option<u16>,
     /// Its VLAN.
     pub vlan: Option<u16>,
+    /// Its way to the kernel; `None` is none.
+    pub kernel: Option<Kernel>,
 }
 
 /// A static route.
@@ -169,6 +173,19 @@ impl Config {
     #[must_use]
     pub fn effective(&self) -> String {
         effective::text(self)
+    }
+
+    /// The number of a port by the name of the interface that it shows the kernel.
+    #[must_use]
+    pub fn kernel_number(&self, interface: &str) -> Option<u16> {
+        let shows = |port: &Port| {
+            let kernel = port.kernel.as_ref();
+            kernel.is_some_and(|kernel| kernel.interface == interface)
+        };
+        (0..)
+            .zip(&self.ports)
+            .find(|(_, port)| shows(port))
+            .map(|(number, _)| number)
     }
 
     /// The number of a port by its name.

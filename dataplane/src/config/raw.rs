@@ -57,6 +57,8 @@ pub struct Port {
     pub mac: Option<Value>,
     pub mtu: Option<Value>,
     pub vlan: Option<Value>,
+    pub kernel: Option<Value>,
+    pub kernel_rate: Option<Value>,
 }
 
 /// `[[route]]`: how a network is reached.
