@@ -8,6 +8,9 @@
 pub mod backend;
 pub mod difference;
 pub mod endpoint;
+pub mod health;
+pub mod lifetime;
+pub mod quic;
 mod script;
 pub mod service;
 pub mod steering;

@@ -4,6 +4,9 @@ use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
 
+use super::health::HealthArgs;
+use super::lifetime::LifetimeArgs;
+use super::quic::QuicOption;
 use super::steering::SteeringArgs;
 use super::tunnel::TunnelArgs;
 use super::{Change, Endpoint, Refused, service_mut, unknown_service};
@@ -38,7 +41,7 @@ pub enum ServiceCommand {
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(
     after_help = "Example:\n  weirctl service add web --vip 198.51.100.10 --port 80 \
---protocol tcp --forwarding nat --backend 10.0.0.11:8080"
+--protocol tcp --forwarding nat --backend 10.0.0.11:8080 --health http --path /healthz"
 )]
 pub struct AddService {
     /// The new service's name
@@ -73,6 +76,23 @@ pub struct AddService {
     /// full-nat: how backends learn the client's address: none, proxy-v2 or toa
     #[arg(long, value_name = "HOW", default_value_t = ClientAddress::None)]
     pub client_address: ClientAddress,
+    /// How backends are checked
+    #[command(flatten)]
+    pub health: HealthArgs,
+    /// How long things last
+    #[command(flatten)]
+    pub lifetime: LifetimeArgs,
+    /// quic: a configuration of connection IDs: rotation=N,server_id_length=N,nonce_length=N,key=HEX;
+    /// may be repeated
+    #[arg(
+        long,
+        value_name = "CONFIG",
+        long_help = "quic: a configuration of connection IDs, such as \
+rotation=0,server_id_length=8,nonce_length=8,key=8f95f09245765f80256934e50c66207f; plaintext without \
+a key; may be repeated. Other users of this machine see keys among its processes: `apply` reads them \
+from a file"
+    )]
+    pub quic_config: Vec<QuicOption>,
     /// A backend to begin with; may be repeated
     #[arg(long = "backend", value_name = "ADDRESS[:PORT]")]
     pub backends: Vec<Endpoint>,
@@ -127,6 +147,9 @@ impl AddService {
         service.tunnel = self.tunnel.settings()?;
         service.snat_pool.clone_from(&self.snat_pool);
         service.client_address = self.client_address;
+        service.health = self.health.settings();
+        self.lifetime.set(&mut service);
+        service.quic = self.quic_config.iter().map(|option| option.0).collect();
         for endpoint in &self.backends {
             let port = endpoint.port_in(&service).map_err(Refused::Invalid)?;
             service.backends.push(Backend::new(endpoint.address, port));

@@ -23,6 +23,12 @@ pub struct SteeringArgs {
     /// Keep a client's flows together, a client being an address or its first bits
     #[arg(long, value_name = "source[/BITS]")]
     pub affinity: Option<Client>,
+    /// First bits of an IPv4 address that make a client [default: 32]
+    #[arg(long, value_name = "BITS", requires = "affinity")]
+    pub affinity_prefix4: Option<u8>,
+    /// First bits of an IPv6 address that make a client [default: 128]
+    #[arg(long, value_name = "BITS", requires = "affinity")]
+    pub affinity_prefix6: Option<u8>,
     /// How long a client without flows keeps its backend [default: 3h]
     #[arg(long, value_name = "DURATION", requires = "affinity", value_parser = duration::parse)]
     pub affinity_timeout: Option<Duration>,
@@ -61,6 +67,8 @@ impl SteeringArgs {
                 Some(bits) => affinity.prefix6 = bits,
                 None => {}
             }
+            affinity.prefix4 = self.affinity_prefix4.unwrap_or(affinity.prefix4);
+            affinity.prefix6 = self.affinity_prefix6.unwrap_or(affinity.prefix6);
             affinity.timeout = self.affinity_timeout.unwrap_or(affinity.timeout);
             affinity
         });

@@ -337,3 +337,203 @@ fn a_tunnel_service_is_added_with_its_settings() {
     let difference = Difference::between(&before, &pool).lines();
     assert_eq!(difference, ["~ service far (gue_port: 6666 → 7777)"]);
 }
+
+/// A service in TOML behind its head, and the same as flags behind `service add s`.
+const BOTH_WAYS: &[(&str, &str)] = &[
+    (
+        r#"vip = "198.51.100.60"
+port = 80
+protocol = "tcp"
+forwarding = "nat"
+scheduler = "ring"
+ring_vnodes = 40
+table_size = 251
+hash = "5-tuple+isn"
+all_down = "reset"
+ping = "drop"
+mss_clamp = 1400
+timeouts = { syn = "5s", established = "10m", closing = "7s", udp = "9s" }
+slow_start = "30s"
+min_healthy = "33.3%"
+on_down = "reset"
+unknown_tcp = "reset"
+deregistration_delay = "never"
+[service.health]
+kind = "http"
+interval = "3s"
+timeout = "500ms"
+fall = 4
+rise = 6
+port = 8081
+method = "POST"
+path = "/healthz?full=1"
+host = "web.example"
+status = ["200-204", 301]
+body = "all is well"
+flap = { changes = 3, window = "1m", hold = "5s", max_hold = "20s" }"#,
+        "--vip 198.51.100.60 --port 80 --protocol tcp --forwarding nat --scheduler ring \
+         --ring-vnodes 40 --table-size 251 --hash 5-tuple+isn --all-down reset --ping drop \
+         --mss-clamp 1400 --timeouts syn=5s,established=10m --timeouts closing=7s,udp=9s \
+         --slow-start 30s --min-healthy 33.3% --on-down reset --unknown-tcp reset \
+         --deregistration-delay never --health http --interval 3s --timeout 500ms --fall 4 --rise 6 \
+         --health-port 8081 --method POST --path '/healthz?full=1' --host web.example \
+         --status 200-204,301 --body 'all is well' --flap-changes 3 --flap-window 1m --flap-hold 5s \
+         --flap-max-hold 20s",
+    ),
+    (
+        r#"vip = "2001:db8::60"
+port = 443
+protocol = "tcp"
+forwarding = "full-nat"
+snat_pool = ["10.0.0.5", "2001:db8::5"]
+client_address = "proxy-v2"
+affinity = { by = "source", prefix4 = 24, prefix6 = 56, timeout = "1h" }
+min_healthy = 0.5
+on_down = "keep"
+[service.health]
+kind = "https"
+flap = { hold = "20m" }
+tls = { verify = true, ca = "/etc/ca.pem", server_name = "x", certificate = "/c.pem", key = "/k.pem" }"#,
+        "--vip 2001:db8::60 --port 443 --protocol tcp --forwarding full-nat \
+         --snat-pool 10.0.0.5,2001:db8::5 --client-address proxy-v2 --affinity source \
+         --affinity-prefix4 24 --affinity-prefix6 56 --affinity-timeout 1h --min-healthy 0.5 \
+         --on-down keep --health https --flap-hold 20m --tls-verify --tls-ca /etc/ca.pem \
+         --tls-server-name x --tls-certificate /c.pem --tls-key /k.pem",
+    ),
+    (
+        r#"vip = "198.51.100.0/28"
+port = "8000-8100"
+protocol = "udp"
+forwarding = "dsr-gue"
+tunnel_source = ["10.64.0.0/16", "2001:db8:1::1"]
+gue_variant = 0
+gue_port = 6666
+outer_udp_checksum = "full"
+[service.health]
+kind = "udp"
+port = 53
+payload = "hex:00ff"
+answer = """#,
+        "--vip 198.51.100.0/28 --port 8000-8100 --protocol udp --forwarding dsr-gue \
+         --tunnel-source 10.64.0.0/16 --tunnel-source 2001:db8:1::1 --gue-variant 0 --gue-port 6666 \
+         --outer-udp-checksum full --health udp --health-port 53 --payload hex:00ff --answer ''",
+    ),
+    (
+        r#"vip = "198.51.100.60"
+port = "any"
+protocol = "tcp"
+forwarding = "dsr-gre"
+gre_key = 7
+ping = "forward"
+health = { kind = "icmp" }"#,
+        "--vip 198.51.100.60 --port any --protocol tcp --forwarding dsr-gre --gre-key 7 \
+         --ping forward --health icmp",
+    ),
+    (
+        r#"vip = "198.51.100.60"
+port = 80
+protocol = "tcp"
+forwarding = "dsr-geneve"
+geneve_vni = 9
+deregistration_delay = "1m""#,
+        "--vip 198.51.100.60 --port 80 --protocol tcp --forwarding dsr-geneve --geneve-vni 9 \
+         --deregistration-delay 1m",
+    ),
+    (
+        r#"vip = "198.51.100.60"
+port = 80
+protocol = "tcp"
+forwarding = "dsr-dscp"
+dscp = 7"#,
+        "--vip 198.51.100.60 --port 80 --protocol tcp --forwarding dsr-dscp --dscp 7",
+    ),
+    (
+        r#"vip = "198.51.100.60"
+port = 443
+protocol = "quic"
+forwarding = "nat"
+health = { kind = "quic" }
+[service.quic]
+configs = [{ rotation = 0, server_id_length = 8, nonce_length = 8, key = "8f95f09245765f80256934e50c66207f" }, { rotation = 3, server_id_length = 3, nonce_length = 4 }]"#,
+        "--vip 198.51.100.60 --port 443 --protocol quic --forwarding nat --health quic \
+         --quic-config rotation=0,server_id_length=8,nonce_length=8,key=8f95f09245765f80256934e50c66207f \
+         --quic-config rotation=3,server_id_length=3,nonce_length=4",
+    ),
+];
+
+#[test]
+fn a_service_is_the_same_by_flags_and_by_file() {
+    for (text, flags) in BOTH_WAYS {
+        let text = format!("[[service]]\nname = \"s\"\n{text}\n");
+        let by_file = document::parse_services("pool", &text).unwrap().pool;
+        let mut by_flags = Pool::default();
+        run(&mut by_flags, &format!("service add s {flags}")).unwrap();
+        assert_eq!(by_flags, by_file, "{flags}");
+    }
+}
+
+#[test]
+fn every_key_of_a_service_has_a_flag() {
+    let written: String = BOTH_WAYS.iter().map(|(text, _)| *text).collect();
+    // An unknown key is answered with all that there are.
+    for (text, table) in [
+        ("[[service]]\nnope = 1\n", "service"),
+        ("[[service]]\n[service.health]\nnope = 1\n", "health"),
+        ("[[service]]\n[service.health.tls]\nnope = 1\n", "tls"),
+        ("[[service]]\n[service.health.flap]\nnope = 1\n", "flap"),
+        ("[[service]]\n[service.timeouts]\nnope = 1\n", "timeouts"),
+    ] {
+        let message = document::parse_services("pool", text)
+            .unwrap_err()
+            .to_string();
+        let (_, accepted) = message.split_once("accepted: ").unwrap();
+        let keys = accepted.split('`').skip(1).step_by(2);
+        let keys: Vec<&str> = keys
+            .filter(|key| !["name", "backend"].contains(key))
+            .collect();
+        assert!(keys.len() > 3, "{message}");
+        for key in keys {
+            let inner = format!("{key} = ");
+            let headed = format!("[service.{key}]");
+            assert!(
+                written.contains(&inner) || written.contains(&headed),
+                "{table}: {key} is in no case of this test"
+            );
+        }
+    }
+}
+
+#[test]
+fn flags_without_sense_are_refused() {
+    let mut pool = pool();
+    for (line, part) in [
+        ("--path /healthz", "--health"),
+        ("--health smtp", "\"quic\""),
+        ("--timeouts syn", "established=350s"),
+        ("--timeouts fin=1s", "established=350s"),
+        ("--min-healthy 50", "\"50%\""),
+        ("--quic-config rotation=0", "no server_id_length"),
+        ("--quic-config rotation=0,rotation=1", "twice"),
+        ("--health http --status ok", "200-399"),
+    ] {
+        let line = format!(
+            "service add x --vip 198.51.100.61 --port 80 --protocol tcp --forwarding nat {line}"
+        );
+        let usage = parse_line(&line).unwrap_err().to_string();
+        assert!(usage.contains(part), "{line}: {usage}");
+    }
+    for (line, part) in [
+        ("--health tcp --path /", "\"http\" and \"https\" only"),
+        ("--health http --fall 0", "1 to 1000"),
+        (
+            "--quic-config rotation=0,server_id_length=3,nonce_length=4",
+            "quic",
+        ),
+    ] {
+        let line = format!(
+            "service add x --vip 198.51.100.61 --port 80 --protocol tcp --forwarding nat {line}"
+        );
+        let refused = run(&mut pool, &line).unwrap_err().to_string();
+        assert!(refused.contains(part), "{line}: {refused}");
+    }
+}

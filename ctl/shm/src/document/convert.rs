@@ -11,8 +11,8 @@ use super::{Diagnostic, TimeoutsDoc, tunnel};
 use crate::model::ClientAddress;
 use crate::model::{
     Admin, Backend, Forced, Forwarding, MAX_TABLE_SIZE, MAX_WEIGHT, NO_DEADLINE, OnDown,
-    PORT_ACCEPTED, Ping, Pool, PortMatch, Protocol, Scheduler, Service, Timeouts, UnknownTcp,
-    VIP_ACCEPTED, Vip, WHOLE_SHARE,
+    PORT_ACCEPTED, Ping, Pool, PortMatch, Protocol, SHARE_ACCEPTED, Scheduler, Service, Timeouts,
+    UnknownTcp, VIP_ACCEPTED, Vip, parse_share,
 };
 
 /// A key and its value, if it was written.
@@ -187,22 +187,17 @@ fn delay(source: &Source, key: &str, value: &Value) -> Result<Duration, Diagnost
 
 /// `0.5` or `"50%"`, in thousandths.
 fn share(source: &Source, key: &str, value: &Value) -> Result<u16, Diagnostic> {
-    const ACCEPTED: &str = "a share from 0.0 to 1.0, or a percentage such as \"50%\"";
-    let (found, share) = match value.get_ref() {
-        toml::Value::Float(share) => (share.to_string(), Some(*share)),
-        toml::Value::Integer(share @ 0..=1) => (share.to_string(), Some(*share as f64)),
-        toml::Value::Integer(number) => (number.to_string(), None),
-        _ => {
-            let text = source.string(key, value, ACCEPTED)?;
-            let percent = text
-                .strip_suffix('%')
-                .and_then(|text| text.parse::<f64>().ok());
-            (format!("{text:?}"), percent.map(|percent| percent / 100.0))
-        }
+    let text = match value.get_ref() {
+        toml::Value::Float(share) => share.to_string(),
+        toml::Value::Integer(share) => share.to_string(),
+        _ => source.string(key, value, SHARE_ACCEPTED)?.to_owned(),
     };
-    match share.filter(|share| (0.0..=1.0).contains(share)) {
-        Some(share) => Ok((share * f64::from(WHOLE_SHARE)).round() as u16),
-        None => Err(source.refused(key, value, &found, ACCEPTED)),
+    let quoted = value.get_ref().is_str();
+    // A percentage is text in a file, so that nobody takes 50 for one.
+    match parse_share(&text) {
+        Ok(share) if !quoted || text.ends_with('%') => Ok(share),
+        _ if quoted => Err(source.refused(key, value, &format!("{text:?}"), SHARE_ACCEPTED)),
+        _ => Err(source.refused(key, value, &text, SHARE_ACCEPTED)),
     }
 }
 

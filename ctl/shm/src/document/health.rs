@@ -4,6 +4,7 @@ use toml::Spanned;
 
 use super::convert::{Fields, note, port_number};
 use super::{Diagnostic, FlapDoc, HealthDoc, Source, TlsDoc, Value};
+use crate::command::health::StatusRange;
 use crate::model::health::{BYTES_ACCEPTED, bytes_of_text};
 use crate::model::{Flap, Health, HealthKind, Tls};
 
@@ -106,10 +107,9 @@ fn status(source: &Source, value: &Value) -> Result<(u16, u16), Diagnostic> {
         toml::Value::Integer(number) => number.to_string(),
         _ => source.string("status", value, ACCEPTED)?.to_owned(),
     };
-    let (low, high) = text.split_once('-').unwrap_or((&text, &text));
-    match (low.parse(), high.parse()) {
-        (Ok(low), Ok(high)) => Ok((low, high)),
-        _ => Err(source.refused("status", value, &format!("{text:?}"), ACCEPTED)),
+    match text.parse() {
+        Ok(StatusRange(low, high)) => Ok((low, high)),
+        Err(_) => Err(source.refused("status", value, &format!("{text:?}"), ACCEPTED)),
     }
 }
 

@@ -201,6 +201,26 @@ pub fn percent(share: u16) -> String {
     }
 }
 
+/// What a share may look like, for messages.
+pub const SHARE_ACCEPTED: &str = "a share from 0.0 to 1.0, or a percentage such as \"50%\"";
+
+/// Reads a share, `0.5` or `50%`, in thousandths.
+///
+/// # Errors
+/// With what was found and what is accepted.
+pub fn parse_share(text: &str) -> Result<u16, String> {
+    let number = match text.strip_suffix('%') {
+        Some(percent) => percent.parse::<f64>().map(|percent| percent / 100.0),
+        None => text.parse::<f64>(),
+    };
+    match number {
+        Ok(share) if (0.0..=1.0).contains(&share) => {
+            Ok((share * f64::from(WHOLE_SHARE)).round() as u16)
+        }
+        _ => Err(format!("found {text:?}; accepted: {SHARE_ACCEPTED}")),
+    }
+}
+
 impl Pool {
     /// The service of this name.
     #[must_use]
