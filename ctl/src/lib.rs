@@ -4,6 +4,7 @@
 //! goes wrong is a [`Failure`], and `main` alone knows exit codes.
 
 mod change;
+mod checking;
 pub mod cli;
 mod drain;
 mod events;

@@ -7,6 +7,7 @@ use weir_shm::client::Client;
 use weir_shm::segment::mailbox::BackendHealth;
 
 use crate::Failure;
+use crate::checking::{plain, write_changes, write_check};
 use crate::cli::{Cli, Output};
 use crate::output::{count, json, nanoseconds, table};
 use crate::view::{BackendView, ServiceView, View};
@@ -43,13 +44,6 @@ pub(crate) fn list(cli: &Cli, client: &Client, out: &mut dyn Write) -> Result<()
     ];
     writeln!(out, "{}", table(&heads, rows))?;
     Ok(())
-}
-
-/// A value without quotation marks.
-fn plain(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 pub(crate) fn show(
@@ -118,7 +112,8 @@ pub(crate) fn show(
         writeln!(out, "snat pool   {}", pool.join(", "))?;
         writeln!(out, "client      told by {client}")?;
     }
-    writeln!(out, "health      {}", service.health)?;
+    write_check(service.health_check.as_ref(), out)?;
+    write_changes(&service.changes, out)?;
     for (place, config) in service.quic.iter().flatten().enumerate() {
         let head = if place == 0 { "quic" } else { "" };
         let encrypted = config.get("encrypted").and_then(Value::as_bool);
@@ -149,6 +144,13 @@ pub(crate) fn show(
         count(service.return_packets),
         count(service.return_bytes)
     )?;
+    if service.resets > 0 {
+        writeln!(
+            out,
+            "told off    {} packets of clients",
+            count(service.resets)
+        )?;
+    }
     writeln!(out)?;
     write_backends(&service, out)
 }
@@ -192,6 +194,11 @@ fn write_backends(service: &ServiceView, out: &mut dyn Write) -> Result<(), Fail
         .backends
         .iter()
         .any(|backend| backend.server_id.is_some());
+    let refuses = service.backends.iter().any(|backend| backend.refused > 0);
+    let is_limited = service
+        .backends
+        .iter()
+        .any(|backend| backend.max_flows.is_some());
     let rows = service.backends.iter().map(|backend| {
         let mut state = backend.state.to_owned();
         if backend.force != "auto" {
@@ -206,6 +213,16 @@ fn write_backends(service: &ServiceView, out: &mut dyn Write) -> Result<(), Fail
             count(backend.packets),
             count(backend.bytes),
         ];
+        if is_limited {
+            row.push(
+                backend
+                    .max_flows
+                    .map_or_else(|| "-".to_owned(), |most| count(most.into())),
+            );
+        }
+        if refuses {
+            row.push(count(backend.refused));
+        }
         if has_ids {
             row.push(backend.server_id.clone().unwrap_or_else(|| "-".to_owned()));
         }
@@ -220,6 +237,12 @@ fn write_backends(service: &ServiceView, out: &mut dyn Write) -> Result<(), Fail
         ">PACKETS",
         ">BYTES",
     ];
+    if is_limited {
+        heads.push(">MAX FLOWS");
+    }
+    if refuses {
+        heads.push(">REFUSED");
+    }
     if has_ids {
         heads.push("SERVER ID");
     }

@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use weir_shm::client::{Client, Counters};
 use weir_shm::counters::{
-    BYTES, NEW_FLOWS, PACKETS, RETURN_BYTES, RETURN_PACKETS, backend_base, service_base,
+    BYTES, NEW_FLOWS, PACKETS, REFUSED, RETURN_BYTES, RETURN_PACKETS, SERVICE_RESETS, backend_base,
+    service_base,
 };
 use weir_shm::duration;
 use weir_shm::model::{
@@ -14,6 +15,7 @@ use weir_shm::segment::directory::{BackendState, RunningDirectory, ServiceEntry}
 use weir_shm::segment::mailbox::{Answer, BackendHealth, Question};
 
 use crate::Failure;
+use crate::checking::{changes_view, check_view};
 use crate::cli::Cli;
 
 /// The pool in force with its counters.
@@ -43,6 +45,12 @@ pub(crate) struct ServiceView {
     pub(crate) ping: &'static str,
     pub(crate) timeouts: Value,
     pub(crate) health: &'static str,
+    /// All that a check goes by; absent where nothing is checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) health_check: Option<Value>,
+    /// How changes of health and of the pool take effect.
+    #[serde(flatten)]
+    pub(crate) changes: serde_json::Map<String, Value>,
     /// How connection IDs are read, without keys; for QUIC only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) quic: Option<Vec<Value>>,
@@ -57,6 +65,8 @@ pub(crate) struct ServiceView {
     pub(crate) new_flows: u64,
     pub(crate) return_packets: u64,
     pub(crate) return_bytes: u64,
+    /// Clients that weir itself told that there is nothing for them.
+    pub(crate) resets: u64,
     pub(crate) backends: Vec<BackendView>,
 }
 
@@ -86,6 +96,8 @@ pub(crate) struct BackendView {
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
     pub(crate) new_flows: u64,
+    /// Connections of clients that it refused, where weir sees its answers.
+    pub(crate) refused: u64,
 }
 
 impl View {
@@ -165,6 +177,8 @@ impl View {
                 "udp": duration::text(timeouts.udp),
             }),
             health: service.health.kind.name(),
+            health_check: check_view(&service.health),
+            changes: changes_view(service),
             quic: (service.protocol == Protocol::Quic)
                 .then(|| service.quic.iter().map(quic_view).collect()),
             snat_pool: full_nat
@@ -175,6 +189,7 @@ impl View {
             new_flows: count(NEW_FLOWS),
             return_packets: count(RETURN_PACKETS),
             return_bytes: count(RETURN_BYTES),
+            resets: count(SERVICE_RESETS),
             backends: service
                 .backends
                 .iter()
@@ -216,6 +231,7 @@ impl View {
             packets: count(PACKETS),
             bytes: count(BYTES),
             new_flows: count(NEW_FLOWS),
+            refused: count(REFUSED),
         }
     }
 }

@@ -47,7 +47,7 @@ worker_counters! {
     16 PIECES_MADE "pieces_made" "Frames that came of cutting packets too large for their way, beyond those that came in.";
     17 FLOWS_DIVERTED "flows_diverted" "New flows that went to the next choice, since the first held as many as its max_flows allows.";
     18 PINNED "pinned" "New flows that affinity gave to the backend of their client.";
-    19 RESETS "resets" "Frames answered by a reset or told to be unreachable, since the service has no backend.";
+    19 RESETS "resets" "Packets of clients answered by a reset, or told that their destination is unreachable.";
     24 TOA_NO_ROOM "toa_no_room" "Segments that should have told the client's address and had no room for the option TOA.";
     25 HANDED_OVER "handed_over" "Frames handed to the worker whose session they belong to.";
     30 TO_KERNEL "to_kernel" "Frames handed to the kernel by a port's interface there.";
@@ -82,6 +82,9 @@ pub const NEW_FLOWS: usize = 2;
 pub const RETURN_PACKETS: usize = 3;
 /// Of a service: bytes of the frames from backends to clients, as they came in.
 pub const RETURN_BYTES: usize = 4;
+/// Of a service: packets of clients that weir itself answered by a reset, or told that their
+/// destination is unreachable.
+pub const SERVICE_RESETS: usize = 5;
 
 /// Of a backend: connections of clients that it refused.
 pub const REFUSED: usize = 3;

@@ -29,7 +29,7 @@ use crate::forward::Steered;
 use crate::fragments::Fragments;
 use crate::icmp::{self, Limiter};
 use crate::parse::Packet;
-use crate::service::{Backend, Service};
+use crate::service::{Backend, Owner, Service};
 
 pub use pieces::Decision;
 
@@ -160,8 +160,20 @@ impl<B: Buffer> Aside<'_, B> {
         if !told {
             return Outcome::Drop(reason);
         }
-        self.counters.add(counters::RESETS, 1);
+        self.told_off(packet);
         Outcome::Answer(self.port)
+    }
+
+    /// Counts a client that was told that there is nothing for it; `packet` is as it came.
+    fn told_off(&self, packet: &Packet) {
+        self.counters.add(counters::RESETS, 1);
+        let services = &*self.snapshot.services;
+        if let Owner::Forward(place) | Owner::ForwardByAddress(place) = services.owner(packet)
+            && let Some(service) = services.get(place)
+        {
+            let first = service.counters as usize;
+            self.counters.add(first + counters::SERVICE_RESETS, 1);
+        }
     }
 
     /// The backend of a flow of the service at `place`: conntrack's answer, this worker's first, or

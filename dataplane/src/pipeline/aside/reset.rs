@@ -24,7 +24,10 @@ impl<B: Buffer> Aside<'_, B> {
     /// A segment whose connection is to be reset.
     pub(super) fn reset(&self, frame: &mut B, packet: &Packet) -> Outcome {
         match make_reset(frame, packet) {
-            Some(()) => Outcome::Answer(self.port),
+            Some(()) => {
+                self.told_off(packet);
+                Outcome::Answer(self.port)
+            }
             None => Outcome::Drop(DropReason::NoBackend),
         }
     }
