@@ -41,6 +41,13 @@ pub(crate) fn drops(counters: &Counters) -> BTreeMap<&'static str, u64> {
         .collect()
 }
 
+/// How many percent `part` is of it and the `rest`; `None` when there is neither.
+pub(crate) fn share(part: u64, rest: u64) -> Option<u64> {
+    let whole = u128::from(part) + u128::from(rest);
+    let percent = (u128::from(part) * 100).checked_div(whole)?;
+    u64::try_from(percent).ok()
+}
+
 /// A block's own counters by name.
 pub(crate) fn of_block(counters: &Counters, block: usize) -> Map<String, Value> {
     let own = WORKER_COUNTERS.iter();

@@ -158,25 +158,19 @@ fn for_programs(
 
 fn write_workers(client: &Client, view: &View, out: &mut dyn Write) -> Result<(), Failure> {
     use weir_shm::counters::{
-        BUSY_POLLS, CONNTRACK_HITS, CONNTRACK_MISSES, FORWARDED, POLLS, RECEIVED,
+        BUSY_NS, CONNTRACK_HITS, CONNTRACK_MISSES, FORWARDED, IDLE_NS, RECEIVED,
     };
     let acknowledged = client.acknowledged()?;
     let rows = acknowledged.iter().enumerate().map(|(worker, generation)| {
         let of = |index| view.counters.of(worker, index);
-        let busy = of(BUSY_POLLS)
-            .saturating_mul(100)
-            .checked_div(of(POLLS))
-            .unwrap_or(0);
-        let looked_up = of(CONNTRACK_HITS).saturating_add(of(CONNTRACK_MISSES));
-        let hits = of(CONNTRACK_HITS)
-            .saturating_mul(100)
-            .checked_div(looked_up);
+        let busy = figures::share(of(BUSY_NS), of(IDLE_NS));
+        let hits = figures::share(of(CONNTRACK_HITS), of(CONNTRACK_MISSES));
         vec![
             worker.to_string(),
             generation.to_string(),
             count(of(RECEIVED)),
             count(of(FORWARDED)),
-            format!("{busy}%"),
+            busy.map_or_else(|| "-".to_owned(), |busy| format!("{busy}%")),
             hits.map_or_else(|| "-".to_owned(), |hits| format!("{hits}%")),
         ]
     });
@@ -185,7 +179,7 @@ fn write_workers(client: &Client, view: &View, out: &mut dyn Write) -> Result<()
         ">GENERATION",
         ">RECEIVED",
         ">FORWARDED",
-        ">BUSY POLLS",
+        ">BUSY",
         ">CONNTRACK HITS",
     ];
     writeln!(out, "\n{}", table(&heads, rows))?;

@@ -49,6 +49,9 @@ worker_counters! {
     18 PINNED "pinned" "New flows that affinity gave to the backend of their client.";
     19 RESETS "resets" "Packets of clients answered by a reset, or told that their destination is unreachable.";
     24 TOA_NO_ROOM "toa_no_room" "Segments that should have told the client's address and had no room for the option TOA.";
+    20 BUSY_NS "busy_ns" "Nanoseconds of rounds in which a frame came in or went out.";
+    21 IDLE_NS "idle_ns" "Nanoseconds of rounds in which nothing did, pauses between them included.";
+    22 REPLIES_LOST "replies_lost" "Frames that the control core made and that found the queue to the worker full.";
     25 HANDED_OVER "handed_over" "Frames handed to the worker whose session they belong to.";
     30 TO_KERNEL "to_kernel" "Frames handed to the kernel by a port's interface there.";
     31 FROM_KERNEL "from_kernel" "Frames of the kernel's, sent by the port whose interface it chose.";

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use weir_shm::counters::{
-    ANSWERED, BUSY_POLLS, BYTES, CONNTRACK_HITS, CONNTRACK_MISSES, DropReason, FORWARDED,
-    NEW_FLOWS, PACKETS, POLLS, RECEIVED, RETURN_PACKETS, backend_base, drop_index, service_base,
+    ANSWERED, BUSY_NS, BUSY_POLLS, BYTES, CONNTRACK_HITS, CONNTRACK_MISSES, DropReason, FORWARDED,
+    IDLE_NS, NEW_FLOWS, PACKETS, POLLS, RECEIVED, RETURN_PACKETS, backend_base, drop_index,
+    service_base,
 };
 use weir_shm::document;
 use weir_shm::model::{Admin, Forced, Pool};
@@ -352,6 +353,8 @@ fn publish(server: &mut Server) {
         (0, drop_index(DropReason::NoService), 1500),
         (0, POLLS, 2000),
         (0, BUSY_POLLS, 500),
+        (0, BUSY_NS, 150_000_000_000),
+        (0, IDLE_NS, 450_000_000_000),
         (0, CONNTRACK_HITS, 990),
         (0, CONNTRACK_MISSES, 10),
         (0, service_base(0) + PACKETS, 1_200_000),

@@ -65,6 +65,17 @@ pub struct Running {
     pub config: Arc<Config>,
 }
 
+impl Running {
+    /// Rounds of each worker's loop so far: one that stands still is stuck, whether there is
+    /// traffic or not. Reading costs the workers nothing.
+    #[allow(dead_code)] // for a watchdog
+    pub fn rounds(&self) -> impl Iterator<Item = u64> {
+        let workers = self.blocks.len().saturating_sub(1);
+        let blocks = self.blocks.iter().take(workers);
+        blocks.map(|block| block.get(layout::POLLS))
+    }
+}
+
 /// The segment's side of the control core.
 pub struct Operator {
     server: Server,
@@ -217,11 +228,14 @@ impl Operator {
         let outgoing: Vec<_> = running.control.take_outgoing().collect();
         for frame in outgoing {
             busy = true;
-            if let Err(frame) = running.to_worker.push(frame)
-                && frame.balanced
-            {
-                let reason = layout::drop_index(DropReason::ControlQueueFull);
-                running.control.counters().add(reason, 1);
+            if let Err(frame) = running.to_worker.push(frame) {
+                // What weir made itself never came in, and is missed by whoever waits for it.
+                let lost = if frame.balanced {
+                    layout::drop_index(DropReason::ControlQueueFull)
+                } else {
+                    layout::REPLIES_LOST
+                };
+                running.control.counters().add(lost, 1);
             }
         }
         if let Some(committed) = self.server.poll() {

@@ -5,7 +5,7 @@
 
 use arrayvec::ArrayVec;
 use weir_engine::buffer::{Buffer, BufferSource};
-use weir_engine::clock::Clock;
+use weir_engine::clock::{Clock, Nanos};
 use weir_engine::counters::CounterWriter;
 use weir_engine::idle::Idle;
 use weir_engine::mbuf::{Mbuf, free_bulk};
@@ -198,6 +198,8 @@ pub struct Worker {
     from_peers: ring::Receiver<Handed>,
     clock: Clock,
     idle: Idle,
+    /// When the last round began, and whether it did anything.
+    last: (Nanos, bool),
 }
 
 /// How a worker is joined to the control core.
@@ -255,11 +257,13 @@ impl Worker {
             from_peers: links.from_peers,
             clock: Clock::new(),
             idle,
+            last: (Nanos::default(), false),
         }
     }
 
     /// Hot: works until it is told to stop, then takes what is left in the queues.
     pub fn run(mut self, stop: &Stop) {
+        self.last = (self.clock.now(), false);
         while !stop.is_raised() {
             let received = self.round();
             self.idle.wait(received);
@@ -274,7 +278,9 @@ impl Worker {
 
     /// Hot: one round; gives the number of frames that came in or were sent for the control core.
     fn round(&mut self) -> usize {
-        let now = Tick::from_nanos(self.clock.now().0);
+        let now = self.clock.now();
+        self.account(now);
+        let now = Tick::from_nanos(now.0);
         let mut received = 0;
         let snapshot = self.snapshot.get();
         for (port, rx) in &mut self.receiving {
@@ -311,7 +317,23 @@ impl Worker {
         }
         self.pipeline.counters().add(counters::POLLS, 1);
         self.snapshot.quiesce();
+        self.last.1 = received > 0;
         received
+    }
+
+    /// Hot: the time since the last round began was busy if that round did anything, and idle
+    /// otherwise. The clock is the one reading that a round takes anyway.
+    #[inline]
+    fn account(&mut self, now: Nanos) {
+        let (began, busy) = self.last;
+        let counter = if busy {
+            counters::BUSY_NS
+        } else {
+            counters::IDLE_NS
+        };
+        let passed = now.0.saturating_sub(began.0);
+        self.pipeline.counters().add(counter, passed);
+        self.last.0 = now;
     }
 
     /// Sends what the control core made or released. Bounded by a burst a round.
