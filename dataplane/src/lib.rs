@@ -19,6 +19,7 @@ pub mod forward;
 pub mod fragment;
 pub mod fragments;
 pub mod icmp;
+pub mod icmp_family;
 pub mod icmp_quote;
 pub mod listeners;
 pub mod maglev;

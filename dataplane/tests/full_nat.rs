@@ -6,196 +6,22 @@
 
 mod support;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use proptest::prelude::*;
-use smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket,
-    UdpPacket,
+use smoltcp::wire::Ipv4Packet;
+use support::full_nat::{
+    ALL, BACKEND_MAC, Families, answer, ask, assert_checksums, between, pieces, source_port, whole,
+    without_id,
 };
-use support::rig::Rig;
 use support::{CLIENT_MAC, Frame, Transport, WEIR_MAC, frame};
 use weir_shm::counters::{self as layout, DropReason};
-
-const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
-const BASE: &str = r#"
-[engine]
-flows_per_worker = 64
-[[port]]
-name = "wan"
-device = "net_null0"
-mac = "02:00:00:00:00:01"
-addresses = ["192.0.2.2/24", "10.0.0.1/24", "2001:db8::2/64", "2001:db8:a::1/64"]
-[[route]]
-to = "0.0.0.0/0"
-via = "192.0.2.1"
-[[route]]
-to = "::/0"
-via = "2001:db8::1"
-[[neighbor]]
-address = "192.0.2.1"
-mac = "02:00:00:00:00:fe"
-[[neighbor]]
-address = "2001:db8::1"
-mac = "02:00:00:00:00:fe"
-[[neighbor]]
-address = "10.0.0.11"
-mac = "02:00:00:00:00:0b"
-[[neighbor]]
-address = "2001:db8:a::11"
-mac = "02:00:00:00:00:0b"
-"#;
-
-#[derive(Debug, Clone, Copy)]
-struct Families {
-    client_v6: bool,
-    backend_v6: bool,
-}
-
-impl Families {
-    fn client(self, host: u16, port: u16) -> SocketAddr {
-        let [high, low] = host.to_be_bytes();
-        let text = if self.client_v6 {
-            format!("[2001:db8:c::{host:x}]:{port}")
-        } else {
-            format!("203.0.{high}.{low}:{port}")
-        };
-        text.parse().unwrap()
-    }
-
-    fn vip(self) -> SocketAddr {
-        let text = if self.client_v6 {
-            "[2001:db8:f::10]:80"
-        } else {
-            "198.51.100.10:80"
-        };
-        text.parse().unwrap()
-    }
-
-    fn backend(self) -> SocketAddr {
-        let text = if self.backend_v6 {
-            "[2001:db8:a::11]:8080"
-        } else {
-            "10.0.0.11:8080"
-        };
-        text.parse().unwrap()
-    }
-
-    fn snat(self) -> IpAddr {
-        let text = if self.backend_v6 {
-            "2001:db8:a::5"
-        } else {
-            "10.0.0.5"
-        };
-        text.parse().unwrap()
-    }
-
-    fn rig(self, more: &str) -> Rig {
-        Rig::new(&self.config(more))
-    }
-
-    fn config(self, more: &str) -> String {
-        use std::fmt::Write;
-        let mut text = BASE.to_owned();
-        for protocol in ["tcp", "udp"] {
-            let more = more.replace("toa", if protocol == "tcp" { "toa" } else { "none" });
-            write!(
-                text,
-                "[[service]]\nname = \"{protocol}\"\ntable_size = 13\nvip = \"{}\"\nport = 80\n\
-                 protocol = \"{protocol}\"\nforwarding = \"full-nat\"\n\
-                 snat_pool = [\"10.0.0.5\", \"2001:db8:a::5\"]\n{more}\n\
-                 [[service.backend]]\naddress = \"{}\"\nport = 8080\n",
-                self.vip().ip(),
-                self.backend().ip()
-            )
-            .unwrap();
-        }
-        text
-    }
-}
 
 fn families() -> impl Strategy<Value = Families> {
     any::<(bool, bool)>().prop_map(|(client_v6, backend_v6)| Families {
         client_v6,
         backend_v6,
     })
-}
-
-const ALL: [Families; 4] = {
-    const fn of(client_v6: bool, backend_v6: bool) -> Families {
-        Families {
-            client_v6,
-            backend_v6,
-        }
-    }
-    [
-        of(false, false),
-        of(false, true),
-        of(true, false),
-        of(true, true),
-    ]
-};
-
-/// Panics unless every checksum of the frame is right, as smoltcp sees it.
-fn assert_checksums(bytes: &[u8]) {
-    let frame = EthernetFrame::new_checked(bytes).unwrap();
-    let (source, destination, protocol, payload): (IpAddress, IpAddress, _, Vec<u8>) =
-        match frame.ethertype() {
-            EthernetProtocol::Ipv4 => {
-                let packet = Ipv4Packet::new_checked(frame.payload()).unwrap();
-                assert!(packet.verify_checksum(), "IPv4 header checksum");
-                let (from, to) = (packet.src_addr().into(), packet.dst_addr().into());
-                (from, to, packet.next_header(), packet.payload().to_vec())
-            }
-            EthernetProtocol::Ipv6 => {
-                let packet = Ipv6Packet::new_checked(frame.payload()).unwrap();
-                let (from, to) = (packet.src_addr().into(), packet.dst_addr().into());
-                (from, to, packet.next_header(), packet.payload().to_vec())
-            }
-            other => panic!("{other}"),
-        };
-    let right = match protocol {
-        IpProtocol::Tcp => TcpPacket::new_checked(&payload)
-            .unwrap()
-            .verify_checksum(&source, &destination),
-        IpProtocol::Udp => UdpPacket::new_checked(&payload)
-            .unwrap()
-            .verify_checksum(&source, &destination),
-        other => panic!("{other}"),
-    };
-    assert!(right, "transport checksum");
-}
-
-/// Where a frame's transport header starts.
-fn transport_at(frame: &[u8]) -> usize {
-    match frame[12] {
-        0x08 => 14 + usize::from(frame[14] & 15) * 4,
-        _ => 14 + 40,
-    }
-}
-
-fn source_port(frame: &[u8]) -> u16 {
-    let at = transport_at(frame);
-    u16::from_be_bytes([frame[at], frame[at + 1]])
-}
-
-/// Without what a translated IPv4 header has of its own: identification and "don't fragment".
-fn without_id(mut frame: Vec<u8>) -> Vec<u8> {
-    if frame[12..14] == [0x08, 0x00] {
-        frame[18..22].fill(0);
-        frame[24..26].fill(0);
-    }
-    frame
-}
-
-/// What a packet must become between other ends: the builder's own.
-fn between(packet: &Frame, from: SocketAddr, to: SocketAddr, mac: [u8; 6]) -> Vec<u8> {
-    let mut expected = packet.clone().macs(WEIR_MAC, mac).ttl(packet.ttl - 1);
-    (expected.source, expected.destination) = (from, to);
-    if to.is_ipv6() && expected.transport == Transport::UdpUnchecked {
-        expected.transport = Transport::Udp;
-    }
-    expected.build()
 }
 
 fn transport() -> impl Strategy<Value = Transport> {
@@ -257,23 +83,6 @@ proptest! {
         }
         rig.assert_all_accounted_for();
     }
-}
-
-fn ask(families: Families, host: u16, port: u16, transport: Transport) -> Frame {
-    Frame {
-        source: families.client(host, port),
-        destination: families.vip(),
-        ..frame("1.1.1.1:1", "1.1.1.1:1", transport)
-    }
-}
-
-fn answer(families: Families, to: u16, transport: Transport) -> Frame {
-    let answer = Frame {
-        source: families.backend(),
-        destination: SocketAddr::new(families.snat(), to),
-        ..frame("1.1.1.1:1", "1.1.1.1:1", transport)
-    };
-    answer.macs(BACKEND_MAC, WEIR_MAC)
 }
 
 #[test]
@@ -463,70 +272,6 @@ fn ttl_that_ends_here_goes_no_further_in_either_direction() {
     }
 }
 
-/// The pieces of an IPv4 or IPv6 datagram, `size` bytes of payload each.
-fn pieces(frame: &[u8], size: usize, id: u32) -> Vec<Vec<u8>> {
-    let at = transport_at(frame);
-    let payload = &frame[at..];
-    let count = payload.len().div_ceil(size);
-    let cut = |(number, part): (usize, &[u8])| {
-        let more = number + 1 < count;
-        let mut piece = frame[..at].to_vec();
-        if frame[12] == 0x08 {
-            let place = (number * size / 8) as u16 | if more { 0x2000 } else { 0 };
-            piece[18..20].copy_from_slice(&(id as u16).to_be_bytes());
-            piece[20..22].copy_from_slice(&place.to_be_bytes());
-            piece[16..18].copy_from_slice(&((20 + part.len()) as u16).to_be_bytes());
-            Ipv4Packet::new_unchecked(&mut piece[14..]).fill_checksum();
-        } else {
-            let place = (number * size) as u16 | u16::from(more);
-            piece.extend_from_slice(&[piece[20], 0]);
-            piece.extend_from_slice(&place.to_be_bytes());
-            piece.extend_from_slice(&id.to_be_bytes());
-            piece[20] = 44;
-            piece[18..20].copy_from_slice(&((8 + part.len()) as u16).to_be_bytes());
-        }
-        piece.extend_from_slice(part);
-        piece
-    };
-    payload.chunks(size).enumerate().map(cut).collect()
-}
-
-/// What a receiver makes of pieces: the datagram's frame with one header, and its identification.
-fn whole(pieces: &[Vec<u8>]) -> (Vec<u8>, u32) {
-    let v4 = pieces[0][12] == 0x08;
-    let mut ids = std::collections::HashSet::new();
-    let mut payload = Vec::new();
-    for piece in pieces {
-        if v4 {
-            assert!(Ipv4Packet::new_unchecked(&piece[14..]).verify_checksum());
-            let place = u16::from_be_bytes([piece[20], piece[21]]);
-            assert_eq!(usize::from(place & 0x1fff) * 8, payload.len());
-            assert_eq!(place & 0x2000 == 0, piece == pieces.last().unwrap());
-            ids.insert(u32::from(u16::from_be_bytes([piece[18], piece[19]])));
-            payload.extend_from_slice(&piece[34..]);
-        } else {
-            assert_eq!((piece[20], piece[54]), (44, 17));
-            let place = u16::from_be_bytes([piece[56], piece[57]]);
-            assert_eq!(usize::from(place & 0xfff8), payload.len());
-            assert_eq!(place & 1 == 0, piece == pieces.last().unwrap());
-            ids.insert(u32::from_be_bytes(piece[58..62].try_into().unwrap()));
-            payload.extend_from_slice(&piece[62..]);
-        }
-    }
-    assert_eq!(ids.len(), 1, "one identification for all pieces");
-    let mut frame = pieces[0][..if v4 { 34 } else { 54 }].to_vec();
-    if v4 {
-        frame[16..18].copy_from_slice(&((20 + payload.len()) as u16).to_be_bytes());
-        frame[20..22].fill(0);
-        Ipv4Packet::new_unchecked(&mut frame[14..]).fill_checksum();
-    } else {
-        frame[20] = 17;
-        frame[18..20].copy_from_slice(&(payload.len() as u16).to_be_bytes());
-    }
-    frame.extend_from_slice(&payload);
-    (frame, ids.into_iter().next().unwrap())
-}
-
 #[test]
 fn pieces_of_a_datagram_go_with_their_session_under_an_identification_of_the_addresss_own() {
     for families in ALL {
@@ -566,74 +311,5 @@ fn pieces_of_a_datagram_go_with_their_session_under_an_identification_of_the_add
             let expected = between(&reply, families.vip(), client, CLIENT_MAC);
             assert_eq!(without_id(got), without_id(expected));
         }
-    }
-}
-
-/// An ICMP error that quotes a frame's packet, from a router to the packet's source.
-fn unreachable_about(frame: &[u8], router: IpAddr, mac: [u8; 6]) -> Vec<u8> {
-    use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder};
-    let quoted = &frame[14..frame.len().min(14 + 60)];
-    let link = PacketBuilder::ethernet2(mac, WEIR_MAC);
-    let mut bytes = Vec::new();
-    match router {
-        IpAddr::V4(router) => {
-            let to = frame[26..30].try_into().unwrap();
-            let kind =
-                Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
-            let step = link.ipv4(router.octets(), to, 60).icmpv4(kind);
-            step.write(&mut bytes, quoted).unwrap();
-        }
-        IpAddr::V6(router) => {
-            let to = frame[22..38].try_into().unwrap();
-            let kind =
-                Icmpv6Type::DestinationUnreachable(etherparse::icmpv6::DestUnreachableCode::Port);
-            let step = link.ipv6(router.octets(), to, 60).icmpv6(kind);
-            step.write(&mut bytes, quoted).unwrap();
-        }
-    }
-    bytes
-}
-
-#[test]
-fn errors_about_either_direction_reach_the_other_end_with_their_quote_translated() {
-    for families in [ALL[0], ALL[3]] {
-        let mut rig = families.rig("");
-        let request = ask(families, 1, 4000, Transport::Syn);
-        let to_backend = rig.play(0, &request.build()).remove(0).1;
-        let snat_port = source_port(&to_backend);
-        let reply = answer(families, snat_port, Transport::Ack);
-        let to_client = rig.play(0, &reply.build()).remove(0).1;
-        // About what the backend was asked, by the backend.
-        let error = unreachable_about(&to_backend, families.backend().ip(), BACKEND_MAC);
-        let sent = rig.play(0, &error);
-        assert_eq!((sent.len(), &sent[0].1[..6]), (1, &CLIENT_MAC[..]));
-        let quote = |frame: &[u8]| {
-            let start = transport_at(frame) + 8;
-            let header = if frame[12] == 0x08 { 20 } else { 40 };
-            let ends = if frame[12] == 0x08 { 12..20 } else { 8..40 };
-            let ports = frame[start + header..start + header + 4].to_vec();
-            [frame[start + ends.start..start + ends.end].to_vec(), ports].concat()
-        };
-        let ends = |from: SocketAddr, to: SocketAddr| {
-            let octets = |ip: IpAddr| match ip {
-                IpAddr::V4(ip) => ip.octets().to_vec(),
-                IpAddr::V6(ip) => ip.octets().to_vec(),
-            };
-            let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
-            [octets(from.ip()), octets(to.ip()), ports].concat()
-        };
-        let (client, vip) = (families.client(1, 4000), families.vip());
-        assert_eq!(quote(&sent[0].1), ends(client, vip));
-        // About what the client was answered, by a router on the way.
-        let router: SocketAddr = if families.client_v6 {
-            "[2001:db8::1]:1".parse().unwrap()
-        } else {
-            "192.0.2.1:1".parse().unwrap()
-        };
-        let error = unreachable_about(&to_client, router.ip(), CLIENT_MAC);
-        let sent = rig.play(0, &error);
-        assert_eq!((sent.len(), &sent[0].1[..6]), (1, &BACKEND_MAC[..]));
-        let snat = SocketAddr::new(families.snat(), snat_port);
-        assert_eq!(quote(&sent[0].1), ends(families.backend(), snat));
     }
 }

@@ -188,7 +188,7 @@ drop_reasons! {
     NoSession = 60 "no_session" "To an address that full-nat sends from, but no session has the port and backend.";
     SessionsExhausted = 61 "sessions_exhausted" "A new flow of a full-nat service that found every session of its worker taken.";
     SnatPortsExhausted = 62 "snat_ports_exhausted" "A new flow of a full-nat service that found no port in its SNAT pool.";
-    Untranslatable = 63 "untranslatable" "Cannot be translated between IPv4 and IPv6: a source route or an authentication header.";
+    Untranslatable = 63 "untranslatable" "Cannot be translated between IPv4 and IPv6: a source route, an authentication header, or an ICMP error that the other family does not have.";
     KernelRate = 70 "kernel_rate" "For the kernel, beyond the port's kernel_rate.";
     KernelQueueFull = 71 "kernel_queue_full" "For the kernel, and the queue toward it was full.";
     KernelRefused = 72 "kernel_refused" "For the kernel, whose interface did not take the frame.";

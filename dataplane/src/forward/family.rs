@@ -18,7 +18,7 @@ use crate::parse::Packet;
 pub const LONGER: u16 = (ipv6::LEN - ipv4::LEN) as u16;
 /// Packets up to this size may be fragmented again on their way (RFC 7915, section 5.1): as IPv6
 /// packets they are no larger than every link takes.
-const MAY_FRAGMENT: u16 = 1260;
+pub const MAY_FRAGMENT: u16 = 1260;
 /// Loose and strict source route (RFC 791, section 3.1).
 const SOURCE_ROUTES: [u8; 2] = [131, 137];
 
@@ -263,8 +263,12 @@ fn replace_header<B: Buffer, const LEN: usize>(
     Ok(())
 }
 
-/// A UDP checksum that IPv4 left out is needed in IPv6 (RFC 7915, section 4.5).
-fn compute_missing_checksum(
+/// A UDP checksum that IPv4 left out is needed in IPv6 (RFC 7915, section 4.5). `payload` is all that
+/// lies behind the IP header, in bytes.
+///
+/// # Errors
+/// [`DropReason::UdpMalformed`] where the datagram is not whole.
+pub fn compute_missing_checksum(
     frame: &mut [u8],
     packet: &Packet,
     payload: usize,

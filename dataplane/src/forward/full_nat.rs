@@ -45,6 +45,36 @@ impl Ends {
     }
 }
 
+/// Hot: the length that a packet will have between `ends` of this family, in bytes with its IP
+/// header. The options and extension headers of one family do not go into the other.
+#[inline]
+#[must_use]
+pub fn length_in(version: Version, packet: &Packet) -> u32 {
+    let length = u32::from(packet.ip_len);
+    if packet.version == version {
+        return length;
+    }
+    let old = u32::from(packet.transport.saturating_sub(packet.network.into()));
+    let new = match version {
+        Version::V4 => ipv4::LEN,
+        Version::V6 => ipv6::LEN,
+    };
+    length.saturating_sub(old) + new as u32
+}
+
+/// Hot: the length that a client's packet will have on its way to the session's backend. A TCP
+/// segment that tells of its client is made to fit as it is told.
+#[inline]
+#[must_use]
+pub fn length_to_backend(packet: &Packet, record: Record<'_>) -> u32 {
+    let told = if packet.protocol == protocol::TCP || record.flags() & flag::TELLING == 0 {
+        0
+    } else {
+        telling::pending(record)
+    };
+    length_in(record.backend().version, packet) + u32::from(told)
+}
+
 /// Hot: a client's packet, to the session's backend from `own`, by a port of this MTU.
 ///
 /// # Errors
@@ -63,16 +93,37 @@ pub fn to_backend<B: Buffer>(
     }
     let backend = record.backend();
     let ends = Ends::of(own.address, record.snat_port(), backend);
-    if record.inserted() != 0 || record.flags() & flag::TELLING != 0 {
-        // A header of another length follows.
-        let mtu = match (packet.version, ends.version) {
-            (Version::V4, Version::V6) => mtu.saturating_sub(family::LONGER),
-            (Version::V6, Version::V4) => mtu.saturating_add(family::LONGER),
-            _ => mtu,
-        };
-        telling::client_packet(frame, packet, record, mtu)?;
-    }
+    tell(frame, packet, record, mtu)?;
     translate(frame, packet, &ends, || own.next_id(worker))
+}
+
+/// Hot: what a session has to tell of its client, put into the client's packet before it is
+/// translated; `mtu` is that of the port by which it leaves.
+///
+/// # Errors
+/// The reason to drop it.
+#[inline]
+pub fn tell<B: Buffer>(
+    frame: &mut B,
+    packet: &mut Packet,
+    record: Record<'_>,
+    mtu: u16,
+) -> Result<(), DropReason> {
+    if record.inserted() == 0 && record.flags() & flag::TELLING == 0 {
+        return Ok(());
+    }
+    let mtu = fits_before(mtu, packet.version, record.backend().version);
+    telling::client_packet(frame, packet, record, mtu)
+}
+
+/// What a packet may be before its header is another, to be no larger than `mtu` behind it.
+#[must_use]
+pub const fn fits_before(mtu: u16, from: Version, to: Version) -> u16 {
+    match (from, to) {
+        (Version::V4, Version::V6) => mtu.saturating_sub(family::LONGER),
+        (Version::V6, Version::V4) => mtu.saturating_add(family::LONGER),
+        _ => mtu,
+    }
 }
 
 /// Hot: a backend's answer, to the session's client from the VIP.

@@ -49,6 +49,20 @@ pub const fn inserted(how: ClientAddress, client: Version) -> u16 {
     }
 }
 
+/// Bytes that a client's packet may grow by here, as long as its session has something to tell.
+#[must_use]
+pub fn pending(record: Record<'_>) -> u16 {
+    if record.flags() & flag::TELLING == 0 {
+        return 0;
+    }
+    let client = record.client().version;
+    match (record.flags() & flag::TOA, client) {
+        (0, _) => inserted(ClientAddress::ProxyV2, client),
+        (_, Version::V4) => 8,
+        (_, Version::V6) => 20,
+    }
+}
+
 /// What a session's flags say in the beginning.
 #[must_use]
 pub const fn first_flags(how: ClientAddress) -> u8 {

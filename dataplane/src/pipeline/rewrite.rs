@@ -6,7 +6,7 @@ use weir_engine::wire::ethernet::MacAddr;
 use weir_engine::wire::tcp::flags;
 use weir_shm::counters::{self, DropReason};
 
-use super::aside::{Flow, Why};
+use super::aside::{Flow, Whose, Why};
 use super::lane::{Lane, Verdict};
 use super::{Sink, Snapshot};
 use crate::adjacency::{Adjacency, Neighbour, NextHop};
@@ -271,6 +271,12 @@ fn to_session<B: Buffer>(
         clamp(frame, &packet, backend.mss);
     }
     let mtu = adjacency.mtu(backend.hop);
+    if full_nat::length_to_backend(&packet, record) > u32::from(mtu) {
+        return Outcome::Aside(Why::TooLarge(Flow::OfSession(Whose {
+            id: own.next_id(worker).into(),
+            ..Whose::whole(worker, lane.session, false)
+        })));
+    }
     if let Err(reason) = full_nat::to_backend(frame, &mut packet, record, own, worker, mtu) {
         return Outcome::Drop(reason);
     }
@@ -306,6 +312,18 @@ fn from_session<B: Buffer>(
     };
     let bytes = frame.len() as u64;
     let mut packet = lane.packet;
+    let (adjacency, client) = (&*snapshot.adjacency, record.client());
+    let number = adjacency.hop_toward(client.version, client.address);
+    let mtu = match number {
+        Some(number) => adjacency.mtu(number),
+        None => mtu_toward(adjacency, adjacency.toward(client.version, client.address)),
+    };
+    if full_nat::length_in(client.version, &packet) > u32::from(mtu) {
+        return Outcome::Aside(Why::TooLarge(Flow::OfSession(Whose {
+            id: own.next_id(worker).into(),
+            ..Whose::whole(worker, lane.session, true)
+        })));
+    }
     if packet.tcp_flags & (flags::SYN | flags::RST) != 0
         && let backends = &snapshot.services.backends
         && let Some(backend) = backends.get(record.backend_number() as usize)
@@ -320,8 +338,7 @@ fn from_session<B: Buffer>(
     if let Err(reason) = full_nat::to_client(frame, &mut packet, record, own, worker) {
         return Outcome::Drop(reason);
     }
-    let adjacency = &*snapshot.adjacency;
-    let outcome = match adjacency.hop_toward(packet.version, packet.destination) {
+    let outcome = match number {
         Some(hop) => leave(adjacency, port, frame, &packet, hop),
         None => {
             let hop = adjacency.toward(packet.version, packet.destination);

@@ -9,6 +9,7 @@
 //! worker's knows nothing, before the service's table is asked.
 
 mod errors;
+mod large_sessions;
 mod pieces;
 mod reset;
 mod sessions;
@@ -32,6 +33,7 @@ use crate::parse::Packet;
 use crate::service::{Backend, Owner, Service};
 
 pub use pieces::Decision;
+pub(super) use sessions::Whose;
 
 /// Why a frame is set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub(super) enum Flow {
     ToBackend(u32, FlowHash),
     /// A client, from the backend with this number.
     ToClient(u32),
+    /// The other end of a `full-nat` session.
+    OfSession(Whose),
 }
 
 /// What a worker keeps for packets that are set aside.

@@ -7,21 +7,25 @@
 
 use weir_engine::buffer::Buffer;
 use weir_engine::wire::checksum::Delta;
-use weir_engine::wire::protocol;
+use weir_engine::wire::{ipv4, ipv6, protocol};
 use weir_shm::counters::{self, DropReason};
 
-use super::Aside;
+use super::{Aside, Flow, Why};
 use crate::address::Version;
 use crate::flow::FlowHash;
 use crate::forward::full_nat::{self, Ends};
 use crate::forward::{family, telling};
 use crate::fragments::Piece;
+use crate::icmp_family;
 use crate::icmp_quote::{self, Message, Quote, Translation};
 use crate::parse::Packet;
 use crate::pipeline::lane::{Lane, Verdict};
-use crate::pipeline::rewrite::{Outcome, leave_toward};
+use crate::pipeline::rewrite::{Outcome, leave_toward, mtu_toward};
 use crate::pipeline::sessions;
 use crate::session::{Record, Sessions, Side, owner};
+
+/// Bytes of an IPv6 fragment header.
+pub(super) const FRAGMENT_LEN: usize = 8;
 
 /// Which session a datagram in pieces is of, and which way it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +39,37 @@ pub struct Held {
     to_client: bool,
 }
 
+/// Whose packet it is that does not fit its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whose {
+    pub worker: u16,
+    pub session: u32,
+    /// What its pieces are identified by, if it is cut.
+    pub id: u32,
+    pub to_client: bool,
+    /// Whether it is a piece already.
+    pub is_piece: bool,
+}
+
+impl Whose {
+    /// A whole packet of a session.
+    pub const fn whole(worker: u16, session: u32, to_client: bool) -> Self {
+        Self {
+            worker,
+            session,
+            id: 0,
+            to_client,
+            is_piece: false,
+        }
+    }
+}
+
 impl<B: Buffer> Aside<'_, B> {
     fn sessions(&self) -> Option<&Sessions> {
         self.snapshot.services.sessions.as_ref()
     }
 
-    fn record(&self, worker: u16, session: u32) -> Option<Record<'_>> {
+    pub(super) fn record(&self, worker: u16, session: u32) -> Option<Record<'_>> {
         let record = self.sessions()?.table(worker.into())?.record(session)?;
         (record.fingerprint() != 0 && record.is_live(self.now)).then_some(record)
     }
@@ -83,8 +112,26 @@ impl<B: Buffer> Aside<'_, B> {
         let (worker, session) = self.session_at(asked)?;
         let record = self.record(worker, session)?;
         let (client, vip) = (record.client(), record.vip());
+        let told = telling::pending(record);
         if client.version != packet.version {
-            return Some(Outcome::Drop(DropReason::Untranslatable));
+            if quote.protocol == protocol::TCP && record.inserted() != 0 {
+                as_the_client_counts(frame.data_mut(), message, quote, record);
+            }
+            let way = icmp_family::Way {
+                carrier: Ends::of(vip.address, 0, client),
+                quoted: Ends {
+                    source_port: client.port,
+                    ..Ends::of(client.address, 0, vip)
+                },
+                mtu: self.mtu_between(record, client.version),
+                inserted: told,
+            };
+            let mut packet = *packet;
+            let made = icmp_family::translate(frame, &mut packet, message, quote, &way);
+            return Some(match made {
+                Ok(()) => self.leave_to_client(frame, &packet, record),
+                Err(reason) => Outcome::Drop(reason),
+            });
         }
         let translation = Translation {
             destination: Some(client.address),
@@ -98,10 +145,30 @@ impl<B: Buffer> Aside<'_, B> {
         if quote.protocol == protocol::TCP && record.inserted() != 0 {
             as_the_client_counts(frame.data_mut(), message, quote, record);
         }
-        let adjacency = &*self.snapshot.adjacency;
-        let hop = adjacency.toward(client.version, client.address);
-        let outcome = leave_toward(adjacency, self.port, frame, packet, hop);
-        Some(self.counted(outcome, record, true, frame.len()))
+        if told != 0 {
+            icmp_family::lower_mtu(frame.data_mut(), message, told);
+        }
+        Some(self.leave_to_client(frame, packet, record))
+    }
+
+    /// The largest packet that an end of a session between families may send, whose family this is,
+    /// as far as the ports on both sides decide.
+    fn mtu_between(&self, record: Record<'_>, sender: Version) -> u16 {
+        let (services, adjacency) = (&*self.snapshot.services, &*self.snapshot.adjacency);
+        let client = record.client();
+        let to_client = mtu_toward(adjacency, adjacency.toward(client.version, client.address));
+        let backend = services.backends.get(record.backend_number() as usize);
+        let to_backend = backend.map_or(u16::MAX, |backend| adjacency.mtu(backend.hop));
+        let (near, far) = if sender == client.version {
+            (to_client, to_backend)
+        } else {
+            (to_backend, to_client)
+        };
+        let other = match sender {
+            Version::V4 => Version::V6,
+            Version::V6 => Version::V4,
+        };
+        near.min(full_nat::fits_before(far, sender, other))
     }
 
     /// An error about an answer from the VIP: to the backend of the session that it was of. `None`
@@ -118,7 +185,24 @@ impl<B: Buffer> Aside<'_, B> {
         let own = self.sessions()?.address(record.snat_address())?;
         let backend = record.backend();
         if backend.version != packet.version {
-            return Some(Outcome::Drop(DropReason::Untranslatable));
+            let way = icmp_family::Way {
+                carrier: Ends::of(own.address, 0, backend),
+                quoted: Ends {
+                    version: backend.version,
+                    source: backend.address,
+                    source_port: backend.port,
+                    destination: own.address,
+                    destination_port: record.snat_port(),
+                },
+                mtu: self.mtu_between(record, backend.version),
+                inserted: 0,
+            };
+            let mut packet = *packet;
+            let made = icmp_family::translate(frame, &mut packet, message, quote, &way);
+            return Some(match made {
+                Ok(()) => self.leave_to_backend(frame, &packet, record),
+                Err(reason) => Outcome::Drop(reason),
+            });
         }
         let translation = Translation {
             destination: Some(backend.address),
@@ -143,7 +227,26 @@ impl<B: Buffer> Aside<'_, B> {
         self.counted(outcome, record, false, bytes)
     }
 
-    fn counted(&self, outcome: Outcome, record: Record<'_>, back: bool, bytes: usize) -> Outcome {
+    pub(super) fn leave_to_client(
+        &self,
+        frame: &mut B,
+        packet: &Packet,
+        record: Record<'_>,
+    ) -> Outcome {
+        let (adjacency, client) = (&*self.snapshot.adjacency, record.client());
+        let bytes = frame.len();
+        let hop = adjacency.toward(client.version, client.address);
+        let outcome = leave_toward(adjacency, self.port, frame, packet, hop);
+        self.counted(outcome, record, true, bytes)
+    }
+
+    pub(super) fn counted(
+        &self,
+        outcome: Outcome,
+        record: Record<'_>,
+        back: bool,
+        bytes: usize,
+    ) -> Outcome {
         if matches!(outcome, Outcome::Drop(_)) {
             return outcome;
         }
@@ -228,45 +331,83 @@ impl<B: Buffer> Aside<'_, B> {
         } else {
             Ends::of(own.address, record.snat_port(), record.backend())
         };
+        if length_of_piece(piece, ends.version) > u32::from(self.mtu_of(record, held.to_client)) {
+            return Outcome::Aside(Why::TooLarge(Flow::OfSession(Whose {
+                worker: held.worker,
+                session: held.session,
+                id: held.id,
+                to_client: held.to_client,
+                is_piece: true,
+            })));
+        }
         let mut packet = *begun;
-        let changed = renumber(frame, piece, &mut packet, &ends, record, held);
-        if let Err(reason) = changed {
-            return Outcome::Drop(reason);
+        let changed = shift(frame, &packet, record, held.to_client)
+            .and_then(|()| between(frame, piece, &mut packet, &ends, held.id));
+        match (changed, held.to_client) {
+            (Err(reason), _) => Outcome::Drop(reason),
+            (Ok(()), true) => self.leave_to_client(frame, &packet, record),
+            (Ok(()), false) => self.leave_to_backend(frame, &packet, record),
         }
-        if !held.to_client {
-            return self.leave_to_backend(frame, &packet, record);
+    }
+
+    /// The MTU of the port by which a session's packets leave.
+    fn mtu_of(&self, record: Record<'_>, to_client: bool) -> u16 {
+        let (services, adjacency) = (&*self.snapshot.services, &*self.snapshot.adjacency);
+        if to_client {
+            let client = record.client();
+            let hop = adjacency.toward(client.version, client.address);
+            return mtu_toward(adjacency, hop);
         }
-        let adjacency = &*self.snapshot.adjacency;
-        let bytes = frame.len();
-        let hop = adjacency.toward(packet.version, packet.destination);
-        let outcome = leave_toward(adjacency, self.port, frame, &packet, hop);
-        self.counted(outcome, record, true, bytes)
+        let backend = services.backends.get(record.backend_number() as usize);
+        backend.map_or(u16::MAX, |backend| adjacency.mtu(backend.hop))
+    }
+}
+
+/// The length of a piece in this family.
+fn length_of_piece(piece: &Piece, version: Version) -> u32 {
+    let length = u32::from(piece.ip_len);
+    if piece.version == version {
+        return length;
+    }
+    let headers = match version {
+        Version::V4 => ipv4::LEN,
+        Version::V6 => ipv6::LEN + FRAGMENT_LEN,
+    };
+    u32::from(piece.len) + headers as u32
+}
+
+/// Sequence numbers of a piece as its receiver counts them. Rare enough to be sent again whole where
+/// something is to be put in: a stream whose numbers change, in pieces.
+pub(super) fn shift<B: Buffer>(
+    frame: &mut B,
+    packet: &Packet,
+    record: Record<'_>,
+    to_client: bool,
+) -> Result<(), DropReason> {
+    if packet.protocol != protocol::TCP || record.inserted() == 0 {
+        return Ok(());
+    }
+    if to_client {
+        telling::backend_segment(frame, &mut { *packet }, record)
+    } else {
+        telling::shift_piece(frame, packet, record)
     }
 }
 
 /// Puts a piece between other ends, under another identification.
-fn renumber<B: Buffer>(
+pub(super) fn between<B: Buffer>(
     frame: &mut B,
     piece: &Piece,
     packet: &mut Packet,
     ends: &Ends,
-    record: Record<'_>,
-    held: Held,
+    id: u32,
 ) -> Result<(), DropReason> {
     if packet.ttl <= 1 {
         return Err(DropReason::IpTtl);
     }
-    if packet.protocol == protocol::TCP && record.inserted() != 0 {
-        // Rare enough to be sent again whole: a stream whose numbers change, in pieces.
-        if held.to_client {
-            telling::backend_segment(frame, packet, record)?;
-        } else {
-            telling::shift_piece(frame, packet, record)?;
-        }
-    }
     if piece.version == ends.version {
         full_nat::translate(frame, packet, ends, || 0)?;
-        return set_id(frame.data_mut(), piece, held.id);
+        return set_id(frame.data_mut(), piece, id);
     }
     let cut = family::Cut {
         protocol: if piece.is_first() {
@@ -274,7 +415,7 @@ fn renumber<B: Buffer>(
         } else {
             piece.protocol
         },
-        id: held.id,
+        id,
         offset: piece.offset,
         more: piece.more,
     };
@@ -292,17 +433,7 @@ fn renumber<B: Buffer>(
 fn set_id(frame: &mut [u8], piece: &Piece, id: u32) -> Result<(), DropReason> {
     let malformed = DropReason::FragmentMalformed;
     match piece.version {
-        Version::V4 => {
-            let start = usize::from(piece.network);
-            let header = frame
-                .get_mut(start..)
-                .and_then(|rest| rest.first_chunk_mut());
-            let header: &mut [u8; 20] = header.ok_or(malformed)?;
-            let new = (id as u16).to_be_bytes();
-            let delta = Delta::none().word16([header[4], header[5]], new);
-            [header[4], header[5]] = new;
-            [header[10], header[11]] = delta.apply([header[10], header[11]]);
-        }
+        Version::V4 => set_id_v4(frame, piece.network, id as u16)?,
         Version::V6 => {
             // The fragment header is the last before the piece's payload.
             let end = usize::from(piece.payload);
@@ -310,6 +441,19 @@ fn set_id(frame: &mut [u8], piece: &Piece, id: u32) -> Result<(), DropReason> {
             field.copy_from_slice(&id.to_be_bytes());
         }
     }
+    Ok(())
+}
+
+/// Sets the identification of the IPv4 packet at `network`.
+pub(super) fn set_id_v4(frame: &mut [u8], network: u8, id: u16) -> Result<(), DropReason> {
+    let header = frame
+        .get_mut(usize::from(network)..)
+        .and_then(|rest| rest.first_chunk_mut());
+    let header: &mut [u8; ipv4::LEN] = header.ok_or(DropReason::FragmentMalformed)?;
+    let new = id.to_be_bytes();
+    let delta = Delta::none().word16([header[4], header[5]], new);
+    [header[4], header[5]] = new;
+    [header[10], header[11]] = delta.apply([header[10], header[11]]);
     Ok(())
 }
 

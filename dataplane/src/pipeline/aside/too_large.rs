@@ -9,7 +9,7 @@ use weir_engine::buffer::Buffer;
 use weir_engine::wire::ipv4;
 use weir_shm::counters::{self, DropReason};
 
-use super::{Aside, Flow};
+use super::{Aside, Flow, Whose};
 use crate::address::Version;
 use crate::adjacency::{Adjacency, NextHop};
 use crate::forward::{Mode, Steered};
@@ -42,6 +42,9 @@ impl<B: Buffer> Aside<'_, B> {
         let services = &*snapshot.services;
         let number = match flow {
             Flow::ToBackend(number, _) | Flow::ToClient(number) => number,
+            Flow::OfSession(whose) => {
+                return self.too_large_of_session(frame, packet, whose, sink);
+            }
         };
         let backend = services.backends.get(number as usize);
         let both = backend.and_then(|backend| Some((backend, services.get(backend.service)?)));
@@ -52,7 +55,7 @@ impl<B: Buffer> Aside<'_, B> {
         let adjacency = &*snapshot.adjacency;
         let (hop, overhead) = match flow {
             Flow::ToBackend(..) => (adjacency.hop(backend.hop), backend.overhead),
-            Flow::ToClient(_) => (adjacency.toward(packet.version, packet.destination), 0),
+            _ => (adjacency.toward(packet.version, packet.destination), 0),
         };
         let mtu = mtu_toward(adjacency, hop).saturating_sub(overhead.into());
         let way = Way {
@@ -74,11 +77,22 @@ impl<B: Buffer> Aside<'_, B> {
     }
 
     /// Makes "fragmentation needed" or "packet too big" of a packet.
-    fn tell_sender(&mut self, frame: &mut B, packet: &Packet, flow: Flow, mtu: u16) -> Outcome {
+    pub(super) fn tell_sender(
+        &mut self,
+        frame: &mut B,
+        packet: &Packet,
+        flow: Flow,
+        mtu: u16,
+    ) -> Outcome {
         let adjacency = &self.snapshot.adjacency;
         let from = match flow {
-            Flow::ToBackend(..) => Some(packet.destination),
-            Flow::ToClient(_) => adjacency.own_toward(self.port, packet.version, packet.source),
+            Flow::ToBackend(..)
+            | Flow::OfSession(Whose {
+                to_client: false, ..
+            }) => Some(packet.destination),
+            Flow::ToClient(_) | Flow::OfSession(_) => {
+                adjacency.own_toward(self.port, packet.version, packet.source)
+            }
         };
         let error = icmp::Error::TooBig { mtu };
         match from {
@@ -166,8 +180,8 @@ impl<B: Buffer> Aside<'_, B> {
                     backend.mode.forward_piece(frame, &steered)
                 }
             }
-            Flow::ToClient(_) if first => backend.mode.give_back(frame, packet, service, backend),
-            Flow::ToClient(_) => backend.mode.give_back_piece(frame, packet, service),
+            _ if first => backend.mode.give_back(frame, packet, service, backend),
+            _ => backend.mode.give_back_piece(frame, packet, service),
         }
     }
 
@@ -182,7 +196,7 @@ impl<B: Buffer> Aside<'_, B> {
                     add(first, counters::BYTES, bytes);
                 }
             }
-            Flow::ToClient(_) => {
+            _ => {
                 add(way.service.counters, counters::RETURN_PACKETS, 1);
                 add(way.service.counters, counters::RETURN_BYTES, bytes);
             }
@@ -229,7 +243,7 @@ impl<B: Buffer, S: Sink<B>> Pieces<B> for Leaving<'_, B, S> {
 }
 
 /// The IPv4 header of a packet; `None` of an IPv6 packet.
-fn header_v4<B: Buffer>(frame: &B, packet: &Packet) -> Option<[u8; ipv4::LEN]> {
+pub(super) fn header_v4<B: Buffer>(frame: &B, packet: &Packet) -> Option<[u8; ipv4::LEN]> {
     if packet.version == Version::V6 {
         return None;
     }
