@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use weir::config::Config;
+use weir::config::{Config, LogFormat, LogLevel};
 use weir::replay::script::Script;
 use weir::replay::{self, Plan};
 
@@ -22,12 +22,12 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Balance traffic until SIGTERM or SIGINT.
-    #[command(after_help = "Example:\n  weir run --config /etc/weir/weir.toml")]
-    Run {
-        /// The configuration file.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-    },
+    #[command(
+        after_help = "Lines of the log go to standard error.\n\nExamples:\n  \
+                            weir run --config /etc/weir/weir.toml\n  \
+                            weir run --config /etc/weir/weir.toml --log-format json --log-level warn"
+    )]
+    Run(RunArgs),
     /// Check a configuration and print it with all defaults filled in.
     #[command(
         after_help = "Exit code 2 and FILE:LINE:COLUMN on an error.\n\nExample:\n  \
@@ -45,6 +45,19 @@ enum Command {
                             out.pcap --json"
     )]
     Replay(ReplayArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The form of the log, text or json; goes before `[log] format`.
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info or debug, and worse; goes before `[log] level`.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -78,7 +91,7 @@ const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run { config } => run(&config),
+        Command::Run(args) => run(&args),
         Command::Check { config } => check(&config),
         Command::Replay(args) => replay(&args),
     };
@@ -106,14 +119,38 @@ fn check(path: &std::path::Path) -> Exit {
 }
 
 #[cfg(feature = "dpdk")]
-fn run(path: &std::path::Path) -> Exit {
-    let config = load(path)?;
-    weir::daemon::run(&config).map_err(|error| (FAILED, format!("weir: {error}")))?;
+fn run(args: &RunArgs) -> Exit {
+    use weir::daemon::log;
+    let mut config = match Config::load(&args.config) {
+        Ok(config) => config,
+        // Its [log] is not known; the place of the error begins the line, as in `weir check`.
+        Err(error) if args.log_format != Some(LogFormat::Json) => {
+            return Err((USAGE, error.to_string()));
+        }
+        Err(error) => {
+            log::start(weir::config::Log {
+                format: LogFormat::Json,
+                ..weir::config::Log::default()
+            });
+            log::fail(error);
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    config.log.format = args.log_format.unwrap_or(config.log.format);
+    config.log.level = args.log_level.unwrap_or(config.log.level);
+    log::start(config.log);
+    for warning in &config.warnings {
+        log::doubt(format_args!("{}: {warning}", args.config.display()));
+    }
+    if let Err(error) = weir::daemon::run(&Arc::new(config)) {
+        log::fail(error);
+        return Ok(ExitCode::from(FAILED));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(not(feature = "dpdk"))]
-fn run(_: &std::path::Path) -> Exit {
+fn run(_: &RunArgs) -> Exit {
     Err((
         FAILED,
         "this weir was built without DPDK; `check` and `replay` work".to_owned(),

@@ -1,4 +1,7 @@
 /* See shim.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* fopencookie */
+#endif
 #include "shim.h"
 
 #include <errno.h>
@@ -11,6 +14,7 @@
 #include <rte_bus.h>
 #include <rte_cycles.h>
 #include <rte_interrupts.h>
+#include <rte_log.h>
 #include <rte_version.h>
 
 #if RTE_VERSION < RTE_VERSION_NUM(22, 11, 0, 0)
@@ -45,6 +49,26 @@ int weir_errno(void)
 void weir_log_to_stderr(void)
 {
 	rte_openlog_stream(stderr);
+}
+
+static weir_log_line log_line;
+
+static ssize_t log_write(void *unused, const char *text, size_t length)
+{
+	(void)unused;
+	log_line((uint32_t)rte_log_cur_msg_loglevel(), text, length);
+	return (ssize_t)length;
+}
+
+/* DPDK flushes after each message, so that a write is a message. 0, or -1 without a stream. */
+int weir_log_to(weir_log_line line)
+{
+	cookie_io_functions_t functions = { .write = log_write };
+	FILE *stream;
+
+	log_line = line;
+	stream = fopencookie(NULL, "w", functions);
+	return stream == NULL ? -1 : rte_openlog_stream(stream);
 }
 
 static atomic_int parked;

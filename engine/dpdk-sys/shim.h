@@ -50,6 +50,9 @@ struct weir_mbuf {
 /* Process */
 int weir_errno(void);
 void weir_log_to_stderr(void);
+/* Takes what DPDK logs: its level (RTE_LOG_*) and text, not NUL-terminated. */
+typedef void (*weir_log_line)(uint32_t level, const char *text, size_t length);
+int weir_log_to(weir_log_line line);
 int weir_park_interrupt_thread(void);
 
 /* Pools and mbufs */

@@ -11,12 +11,14 @@
 //! - **Threads**: EAL pins the thread that starts it, and its own threads to whatever is left. Here
 //!   its threads are kept on the main core, away from the workers, and the calling thread gets its
 //!   affinity back.
-//! - **Logs** go to standard error, warnings and worse by default; standard output is the program's.
+//! - **Logs** go to standard error, or line by line to the program's own log; warnings and worse by
+//!   default. Standard output is the program's.
 
 // EAL is a C library; this module keeps its rules (once a process, cleaned up last).
 #![allow(unsafe_code)]
 
 mod error;
+mod log;
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fs;
@@ -29,6 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use weir_dpdk_sys as sys;
 
 pub use self::error::{EalError, Errno};
+pub use self::log::{LogLevel, LogSink};
 
 /// Where DPDK's memory comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,31 +41,6 @@ pub enum Memory {
     HugePages,
     /// Ordinary memory: no root, no huge pages; for virtual devices.
     Anonymous,
-}
-
-/// What DPDK says on standard error: this level and worse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LogLevel {
-    /// Errors only.
-    Error,
-    /// Warnings.
-    #[default]
-    Warning,
-    /// What a start and each device go through.
-    Info,
-    /// Everything.
-    Debug,
-}
-
-impl LogLevel {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-            Self::Info => "info",
-            Self::Debug => "debug",
-        }
-    }
 }
 
 /// Settings of the EAL.
@@ -84,8 +62,10 @@ pub struct EalConfig {
     pub devices: Vec<String>,
     /// Whether DPDK's telemetry socket is opened.
     pub telemetry: bool,
-    /// How much DPDK tells on standard error.
+    /// How much DPDK tells.
     pub log_level: LogLevel,
+    /// Who takes its lines; standard error if nobody.
+    pub log_sink: Option<LogSink>,
     /// Further EAL arguments, passed on as they are, last.
     pub extra_args: Vec<String>,
 }
@@ -103,6 +83,7 @@ impl Default for EalConfig {
             devices: Vec::new(),
             telemetry: false,
             log_level: LogLevel::default(),
+            log_sink: None,
             extra_args: Vec::new(),
         }
     }
@@ -170,12 +151,10 @@ impl Eal {
         let argc = argv.len() as c_int;
         argv.push(ptr::null_mut());
         let argv: &'static mut [*mut c_char] = Vec::leak(argv);
+        log::direct(config.log_sink);
         // SAFETY: `argv` has `argc` writable NUL-terminated strings and a null behind them, all
         // leaked, so they outlive EAL; STARTED lets one call through.
-        let parsed = unsafe {
-            sys::weir_log_to_stderr();
-            sys::rte_eal_init(argc, argv.as_mut_ptr())
-        };
+        let parsed = unsafe { sys::rte_eal_init(argc, argv.as_mut_ptr()) };
         drop(affinity);
         let reason = Errno::last();
         let runtime_dir = runtime_dir();

@@ -11,7 +11,8 @@ use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::document::{self, Diagnostic, Source, Value};
 
 use super::{
-    Config, Device, Engine, Idle, Instance, Kernel, Memory, Network, Port, StaticRoute, kernel, raw,
+    Config, Device, Engine, Idle, Instance, Kernel, Log, LogFormat, LogLevel, Memory, Network, Port,
+    StaticRoute, kernel, raw,
 };
 use crate::flow::HashKey;
 
@@ -59,6 +60,7 @@ impl Checker {
             );
         }
         let engine = self.engine(&document.engine)?;
+        let log = self.log(&document.log)?;
         let ports = self.ports(&document.port)?;
         let loaded = document::services_from_docs(&self.source, &document.service)?;
         warnings.extend(
@@ -71,6 +73,7 @@ impl Checker {
             path: path.to_owned(),
             instance,
             engine,
+            log,
             ports,
             routes: Vec::new(),
             neighbours: Vec::new(),
@@ -231,6 +234,13 @@ impl Checker {
                 .unwrap_or(DEFAULT_FLOWS),
             file_prefix,
             eal_args,
+        })
+    }
+
+    fn log(&self, raw: &raw::Log) -> Checked<Log> {
+        Ok(Log {
+            level: self.word("level", raw.level.as_ref(), LogLevel::WORDS)?,
+            format: self.word("format", raw.format.as_ref(), LogFormat::WORDS)?,
         })
     }
 

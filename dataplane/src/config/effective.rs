@@ -53,6 +53,9 @@ pub fn text(config: &Config) -> String {
     let mut lines = Lines(String::new());
     instance(&mut lines, config);
     engine(&mut lines, config);
+    lines.table("[log]");
+    lines.text("level", &config.log.level.to_string());
+    lines.text("format", &config.log.format.to_string());
     for port in &config.ports {
         lines.table("[[port]]");
         lines.text("name", &port.name);

@@ -7,6 +7,7 @@ mod check;
 mod device;
 mod effective;
 mod kernel;
+mod log;
 mod raw;
 mod reach;
 
@@ -20,6 +21,7 @@ use crate::flow::HashKey;
 
 pub use device::Device;
 pub use kernel::Kernel;
+pub use log::{Log, LogFormat, LogLevel};
 pub use reach::Unreachable;
 
 /// A configuration that can be run.
@@ -31,6 +33,8 @@ pub struct Config {
     pub instance: Instance,
     /// `[engine]`.
     pub engine: Engine,
+    /// `[log]`.
+    pub log: Log,
     /// `[[port]]`; a port's number is its place here.
     pub ports: Vec<Port>,
     /// `[[route]]`.

@@ -14,6 +14,8 @@ pub struct Document {
     #[serde(default)]
     pub engine: Engine,
     #[serde(default)]
+    pub log: Log,
+    #[serde(default)]
     pub port: Vec<Spanned<Port>>,
     #[serde(default)]
     pub route: Vec<Spanned<Route>>,
@@ -45,6 +47,14 @@ pub struct Engine {
     pub flows_per_worker: Option<Value>,
     pub file_prefix: Option<Value>,
     pub eal_args: Option<Value>,
+}
+
+/// `[log]`: what the daemon writes of what happens.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct Log {
+    pub level: Option<Value>,
+    pub format: Option<Value>,
 }
 
 /// `[[port]]`: a NIC or virtual device, and who weir is on it.

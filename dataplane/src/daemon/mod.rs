@@ -6,12 +6,12 @@
 //! empty their queues, devices are closed, every buffer is home, the segment stays readable.
 
 mod answers;
+pub mod log;
 mod operator;
 mod reload;
 mod worker;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -82,11 +82,6 @@ pub enum DaemonError {
     BuffersMissing(u32),
 }
 
-/// One line to standard error, where service managers collect it.
-fn log(message: impl fmt::Display) {
-    eprintln!("weir: {message}");
-}
-
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -105,7 +100,7 @@ pub fn run(config: &Arc<Config>) -> Result<(), DaemonError> {
     let stopped = eal.stop();
     result?;
     stopped?;
-    log("stopped");
+    log::say("stopped");
     Ok(())
 }
 
@@ -126,6 +121,8 @@ fn eal_config(config: &Config) -> EalConfig {
             .filter(|port| matches!(port.device, crate::config::Device::Pci(_)))
             .map(|port| port.device.as_str().to_owned())
             .collect(),
+        log_level: log::dpdk_level(config.log),
+        log_sink: Some(log::of_dpdk),
         extra_args: engine.eal_args.clone(),
         ..EalConfig::default()
     }
@@ -235,7 +232,7 @@ fn balance(
         })?);
     }
     for port in &ports {
-        log(format_args!(
+        log::say(format_args!(
             "port {}: {}, {}, MAC {}, MTU {}",
             port.name(),
             port.driver(),
@@ -263,8 +260,8 @@ fn balance(
     };
     control_core(config, eal, operator, running, workers)?;
     match pools.missing() {
-        0 => log("every packet buffer is home"),
-        kept if driver_keeps => log(format_args!(
+        0 => log::say("every packet buffer is home"),
+        kept if driver_keeps => log::say(format_args!(
             "{kept} packet buffers stay with the AF_XDP driver"
         )),
         missing => return Err(DaemonError::BuffersMissing(missing)),

@@ -81,6 +81,7 @@ pub struct Operator {
     server: Server,
     /// Whether the segment could not be written, so that it is said once.
     broken: bool,
+    log: log::EventLog,
 }
 
 impl Operator {
@@ -102,6 +103,7 @@ impl Operator {
         let mut operator = Self {
             server,
             broken: false,
+            log: log::EventLog::new(Instant::now()),
         };
         if let Some(stale) = stale {
             let how = if stale.stopped { "stopped" } else { "died" };
@@ -134,7 +136,7 @@ impl Operator {
 
     /// Says something in the log and among the events.
     fn tell(&mut self, kind: EventKind, text: &str) {
-        log(text);
+        self.log.write(Instant::now(), kind, text);
         let written = self.server.event(kind, text);
         self.note(written);
     }
@@ -144,7 +146,7 @@ impl Operator {
             Ok(()) => self.broken = false,
             Err(error) if !self.broken => {
                 self.broken = true;
-                log(format_args!(
+                log::fail(format_args!(
                     "{} cannot be written: {error}; forwarding goes on, weirctl sees old figures",
                     self.server.path().display()
                 ));
@@ -188,6 +190,7 @@ impl Operator {
                 last = Instant::now();
                 self.publish(running, &mut statistics);
                 self.look_after_segment();
+                self.log.tick(last);
                 self.reload_on_signal(running, clock.now().0);
                 if stop_workers() {
                     break;

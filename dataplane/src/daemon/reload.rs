@@ -60,6 +60,7 @@ fn left_alone(running: &Config, file: &Config) -> Vec<String> {
             engine.file_prefix != engine_now.file_prefix,
         ),
         ("[engine] eal_args", engine.eal_args != engine_now.eal_args),
+        ("[log]", running.log != file.log),
         ("[[route]]", running.routes != file.routes),
         ("[[neighbor]]", running.neighbours != file.neighbours),
     ];
