@@ -61,6 +61,11 @@ pub fn fail(message: impl fmt::Display) {
     error!(target: "daemon", "{message}");
 }
 
+/// A worker that stands still.
+pub fn stuck(worker: usize, message: impl fmt::Display) {
+    error!(target: "worker", worker, "{message}");
+}
+
 /// How much DPDK is asked to tell.
 #[must_use]
 pub const fn dpdk_level(settings: Log) -> eal::LogLevel {

@@ -7,8 +7,10 @@
 
 mod answers;
 pub mod log;
+mod manager;
 mod operator;
 mod reload;
+mod watchdog;
 mod worker;
 
 use std::collections::HashMap;

@@ -25,6 +25,7 @@ use weir_shm::segment::port::PortStatus;
 use weir_shm::segment::status::Refusal;
 use weir_shm::server::{CreateError, Incoming, Server, ServerOptions};
 
+use super::manager::Manager;
 use super::reload::{self, Reloaded};
 use super::worker::ToControl;
 use super::{answers, log};
@@ -82,6 +83,7 @@ pub struct Operator {
     /// Whether the segment could not be written, so that it is said once.
     broken: bool,
     log: log::EventLog,
+    manager: Manager,
 }
 
 impl Operator {
@@ -104,6 +106,7 @@ impl Operator {
             server,
             broken: false,
             log: log::EventLog::new(Instant::now()),
+            manager: Manager::new(Instant::now(), &config.engine.workers),
         };
         if let Some(stale) = stale {
             let how = if stale.stopped { "stopped" } else { "died" };
@@ -159,6 +162,7 @@ impl Operator {
     /// so; what they left is dealt with then.
     pub fn run(&mut self, running: &mut Running, mut stop_workers: impl FnMut() -> bool) {
         let initial = answers::directory(&running.control);
+        self.manager.in_force(&initial);
         let written = self.server.publish_initial(&initial);
         self.note(written);
         let written = self
@@ -179,6 +183,7 @@ impl Operator {
         let mut looked = last;
         while !running.stop.load(Ordering::Acquire) {
             let busy = self.round(running, clock.now().0, &mut statistics);
+            self.manager.tick(Instant::now(), &running.blocks);
             if looked.elapsed() >= REFUSALS {
                 looked = Instant::now();
                 let blocks = &running.blocks;
@@ -200,6 +205,7 @@ impl Operator {
                 std::thread::sleep(REST);
             }
         }
+        self.manager.stopping();
     }
 
     /// After the workers have stopped: what they left, last figures, the last word.
@@ -276,9 +282,16 @@ impl Operator {
             self.tell(event.kind, &event.text);
         }
         if running.control.take_stirred() {
-            let written = self.server.accept(&answers::directory(&running.control));
-            self.note(written);
+            self.take_stock(running);
         }
+    }
+
+    /// Brings the pool in force, with what its backends do, to those who look at it.
+    fn take_stock(&mut self, running: &Running) {
+        let directory = answers::directory(&running.control);
+        self.manager.in_force(&directory);
+        let written = self.server.accept(&directory);
+        self.note(written);
     }
 
     /// An operator committed a pool.
@@ -306,8 +319,7 @@ impl Operator {
             return Err(reason);
         }
         let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let written = self.server.accept(&answers::directory(&running.control));
-        self.note(written);
+        self.take_stock(running);
         let built = running.control.book().tables_built();
         let written = self.server.rebuilt(nanoseconds, built);
         self.note(written);
@@ -346,6 +358,13 @@ impl Operator {
 
     /// Puts in force what the configuration file says by now.
     fn reload(&mut self, running: &mut Running, now: u64) -> Answer {
+        self.manager.reloading();
+        let answer = self.read_again(running, now);
+        self.manager.reloaded();
+        answer
+    }
+
+    fn read_again(&mut self, running: &mut Running, now: u64) -> Answer {
         let read = reload::read(&running.config, &running.config.path);
         let Reloaded {
             pool,
