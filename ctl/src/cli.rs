@@ -56,6 +56,8 @@ pub enum Command {
     /// Show all counters: packets, drops by reason, services, backends
     #[command(after_help = "Example:\n  weirctl stats --output json")]
     Stats,
+    /// Watch workers, services, backends, drops and ports live
+    Top(Top),
     /// Show what happened lately
     #[command(
         after_help = "With --output json: an array; with --follow, one object a line.\n\n\
@@ -94,6 +96,32 @@ Example:\n  weirctl save"
         #[arg(value_name = "DIR")]
         folder: Option<PathBuf>,
     },
+}
+
+/// `top`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Keys: q quits; 1 to 6 and Tab choose the table; s and S the column to sort by, r reverses;\n\
+/ filters by a text, Esc shows all; p pauses; + and - change the pace; arrows and pages scroll.\n\
+With --once: one frame as text, or as JSON, without a terminal.\n\n\
+Examples:\n  weirctl top --interval 2s\n  weirctl top --once --output json"
+)]
+pub struct Top {
+    /// From one reading to the next
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub interval: Duration,
+    /// Print one frame, of that long, and end
+    #[arg(long)]
+    pub once: bool,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = duration::parse(text)?;
+    let accepted = Duration::from_millis(100)..=Duration::from_secs(3600);
+    if accepted.contains(&interval) {
+        return Ok(interval);
+    }
+    Err(format!("found {text:?}; accepted: 100ms to 1h"))
 }
 
 /// `lookup PROTOCOL SOURCE DESTINATION`.
@@ -152,7 +180,8 @@ mod tests {
                 .unwrap_or_default();
             let example = help.lines().last().unwrap_or_default().trim().to_owned();
             assert!(
-                help.contains("Example:\n") && example.starts_with(path),
+                (help.contains("Example:\n") || help.contains("Examples:\n"))
+                    && example.starts_with(path),
                 "{path}: {help:?}"
             );
             let words = example.split_whitespace().take_while(|word| *word != ">");

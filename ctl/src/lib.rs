@@ -17,6 +17,7 @@ mod save;
 mod services;
 mod stats;
 mod status;
+mod top;
 mod view;
 
 use std::io::{self, Write};
@@ -78,6 +79,7 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     match &cli.command {
         Command::Completions { shell } => return pages::completions(*shell, out),
         Command::Man { folder } => return pages::man(folder.as_deref(), out),
+        Command::Top(top) => return top::run(cli, top, out),
         _ => {}
     }
     let instance = cli.instance.as_deref().filter(|name| !name.is_empty());
@@ -99,7 +101,7 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Events { follow, last } => events::run(cli, &client, *follow, *last, out),
         Command::Reload => reload::run(cli, &client, out),
         Command::Save => save::run(cli, &client, out),
-        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        Command::Top(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }?;
     out.flush()?;
     Ok(())

@@ -22,11 +22,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Balance traffic until SIGTERM or SIGINT.
-    #[command(
-        after_help = "Lines of the log go to standard error.\n\nExamples:\n  \
+    #[command(after_help = "Lines of the log go to standard error.\n\nExamples:\n  \
                             weir run --config /etc/weir/weir.toml\n  \
-                            weir run --config /etc/weir/weir.toml --log-format json --log-level warn"
-    )]
+                            weir run --config /etc/weir/weir.toml --log-format json --log-level warn")]
     Run(RunArgs),
     /// Check a configuration and print it with all defaults filled in.
     #[command(

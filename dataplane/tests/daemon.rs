@@ -47,7 +47,12 @@ struct Weir {
 }
 
 impl Weir {
-    fn start(folder: TempDir, config: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+    fn start(
+        folder: TempDir,
+        config: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let file = folder.path().join("lb1.toml");
         std::fs::write(&file, config).unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
@@ -212,7 +217,10 @@ impl Socket {
     /// Waits for a message.
     fn await_text(&self, text: &str) -> String {
         let heard = self.hear(LIMIT, text);
-        match heard.into_iter().find(|(_, message)| message.contains(text)) {
+        match heard
+            .into_iter()
+            .find(|(_, message)| message.contains(text))
+        {
             Some((_, message)) => message,
             None => panic!("the service manager never heard {text}"),
         }

@@ -11,8 +11,8 @@ use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::document::{self, Diagnostic, Source, Value};
 
 use super::{
-    Config, Device, Engine, Idle, Instance, Kernel, Log, LogFormat, LogLevel, Memory, Network, Port,
-    StaticRoute, kernel, raw,
+    Config, Device, Engine, Idle, Instance, Kernel, Log, LogFormat, LogLevel, Memory, Network,
+    Port, StaticRoute, kernel, raw,
 };
 use crate::flow::HashKey;
 

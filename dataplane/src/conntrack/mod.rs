@@ -423,6 +423,12 @@ impl ConntrackReader {
         &self.live
     }
 
+    /// Entries in all.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        u64::from(self.count) * WAYS as u64
+    }
+
     /// The live entry of a flow.
     #[must_use]
     pub fn find(&self, hash: FlowHash, now: Tick, profiles: &Profiles) -> Option<Details> {

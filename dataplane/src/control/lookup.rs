@@ -228,6 +228,20 @@ impl<S: BufferSource> Control<S> {
         flows
     }
 
+    /// How full each worker's table is: entries that hold a flow, and entries in all. Those that
+    /// timed out count until the worker comes upon them.
+    pub fn occupancy(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let backends = u32::try_from(self.book.numbered().1).unwrap_or(u32::MAX);
+        self.tables.iter().map(move |table| {
+            let flows = (0..backends).map(|backend| table.live().of(backend));
+            let entries = flows.fold(0u64, u64::wrapping_add).cast_signed().max(0);
+            (
+                entries.cast_unsigned().min(table.capacity()),
+                table.capacity(),
+            )
+        })
+    }
+
     /// Which flows a backend takes.
     #[must_use]
     pub fn takes(&self, service: &str, backend: &str) -> Takes {

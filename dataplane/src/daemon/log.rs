@@ -238,8 +238,15 @@ mod tests {
         let start = Instant::now();
         let mut limit = Limit::new(start);
         let written = (0..60_000u32)
-            .filter(|ms| limit.admit(start + Duration::from_millis(u64::from(*ms))).is_some())
+            .filter(|ms| {
+                limit
+                    .admit(start + Duration::from_millis(u64::from(*ms)))
+                    .is_some()
+            })
             .count();
-        assert!((345..=351).contains(&written), "{written} lines in a minute");
+        assert!(
+            (345..=351).contains(&written),
+            "{written} lines in a minute"
+        );
     }
 }

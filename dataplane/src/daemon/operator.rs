@@ -36,6 +36,8 @@ use crate::control::{Control, Outgoing};
 const REST: Duration = Duration::from_micros(200);
 /// How often statistics are written and the segment is looked after.
 const STATISTICS: Duration = Duration::from_millis(100);
+/// How often it is told how full the flow tables are.
+const OCCUPANCY: Duration = Duration::from_millis(500);
 /// How often refusals of clients' connections are looked at.
 const REFUSALS: Duration = Duration::from_millis(20);
 /// How often it is told at most that sessions or ports have run out.
@@ -466,6 +468,12 @@ impl Operator {
             }
         }
         self.tell_of_exhaustion(running, statistics);
+        if statistics.occupancy_due() {
+            for (worker, (entries, capacity)) in running.control.occupancy().enumerate() {
+                let written = self.server.occupy(worker, entries, capacity);
+                self.note(written);
+            }
+        }
         let ports: Vec<PortStatus> = running.ports.iter().map(port_status).collect();
         for (before, port) in statistics.links.iter_mut().zip(&ports) {
             if *before != port.link_up {
@@ -493,6 +501,8 @@ fn refusals(blocks: &[CounterReader], number: u32) -> (u64, u64) {
 struct Statistics {
     /// What has run out, how often when it was last told, and when that was.
     exhausted: [(DropReason, (u64, Option<Instant>)); 2],
+    /// When occupancy was last written.
+    occupancy: Option<Instant>,
     scratch: Vec<u64>,
     links: Vec<bool>,
 }
@@ -506,9 +516,23 @@ impl Statistics {
         ];
         Self {
             exhausted: exhausted.map(|reason| (reason, (0, None))),
+            occupancy: None,
             scratch: Vec::new(),
             links,
         }
+    }
+}
+
+impl Statistics {
+    /// Whether occupancy is to be written now.
+    fn occupancy_due(&mut self) -> bool {
+        let due = self
+            .occupancy
+            .is_none_or(|last| last.elapsed() >= OCCUPANCY);
+        if due {
+            self.occupancy = Some(Instant::now());
+        }
+        due
     }
 }
 

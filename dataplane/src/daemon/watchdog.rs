@@ -121,7 +121,10 @@ mod tests {
             }
         }
         assert_eq!(fed.len(), 8, "{fed:?}");
-        assert!(fed.windows(2).all(|pair| pair[1] - pair[0] <= 1_500), "{fed:?}");
+        assert!(
+            fed.windows(2).all(|pair| pair[1] - pair[0] <= 1_500),
+            "{fed:?}"
+        );
     }
 
     #[test]

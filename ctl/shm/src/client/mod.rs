@@ -117,6 +117,15 @@ fn listed(known: &[String]) -> String {
     }
 }
 
+/// How full a worker's flow table is; all zero when the daemon does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Occupancy {
+    /// Entries that hold a flow, some of which may have timed out unnoticed.
+    pub entries: u64,
+    /// Entries in all.
+    pub capacity: u64,
+}
+
 /// A segment, opened.
 #[derive(Debug)]
 pub struct Client {
@@ -287,6 +296,26 @@ impl Client {
                     .read_exact_at(&mut bytes, layout::ack(worker))
                     .map_err(|source| self.io(source))?;
                 Ok(u64::from_le_bytes(bytes))
+            })
+            .collect()
+    }
+
+    /// How full each worker's flow table is.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn occupancy(&self) -> Result<Vec<Occupancy>, ClientError> {
+        (0..self.header.workers)
+            .map(|worker| {
+                let mut bytes = [0; 16];
+                self.file
+                    .read_exact_at(&mut bytes, layout::occupancy(worker))
+                    .map_err(|source| self.io(source))?;
+                let [entries, capacity] = [0, 8].map(|at| {
+                    let word = bytes.get(at..).and_then(<[u8]>::first_chunk);
+                    u64::from_le_bytes(*word.unwrap_or(&[0; 8]))
+                });
+                Ok(Occupancy { entries, capacity })
             })
             .collect()
     }

@@ -116,6 +116,12 @@ pub(crate) const fn ack(worker: usize) -> u64 {
     ACKS + worker as u64 * ACK_STRIDE
 }
 
+/// Where a worker's occupancy is: behind its acknowledgement, entries in use and in all.
+#[must_use]
+pub(crate) const fn occupancy(worker: usize) -> u64 {
+    ack(worker) + 8
+}
+
 /// Where a counter is.
 #[must_use]
 pub(crate) const fn counter(block: usize, index: usize) -> u64 {

@@ -135,6 +135,19 @@ impl Server {
             .write_all_at(&generation.to_le_bytes(), layout::ack(worker))
     }
 
+    /// Says how full a worker's flow table is: entries in use, and in all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn occupy(&mut self, worker: usize, entries: u64, capacity: u64) -> io::Result<()> {
+        if worker >= self.acks.len() {
+            return Ok(());
+        }
+        let words = [entries, capacity].map(u64::to_le_bytes);
+        self.file
+            .write_all_at(words.as_flattened(), layout::occupancy(worker))
+    }
+
     /// Says how long the last change of tables took and how many tables were built so far.
     ///
     /// # Errors
