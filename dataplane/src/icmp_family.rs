@@ -227,6 +227,12 @@ fn plateau(data: &[u8], quote: &Quote) -> u16 {
         Some([high, low]) => u16::from_be_bytes([*high, *low]),
         _ => 0,
     };
+    plateau_below(total)
+}
+
+/// The largest of the common sizes of packets below this one (RFC 1191, section 7.1).
+#[must_use]
+pub fn plateau_below(total: u16) -> u16 {
     let smaller = PLATEAUS.iter().find(|size| **size < total);
     smaller.copied().unwrap_or(68)
 }

@@ -141,8 +141,9 @@ pub fn read(frame: &[u8], message: &Message) -> Result<Quote, DropReason> {
     })
 }
 
-/// Whether the ICMP checksum is right.
-fn is_intact(frame: &[u8], message: &Message, bytes: &[u8]) -> bool {
+/// Whether the ICMP checksum of a message is right; `bytes` are the message.
+#[must_use]
+pub fn is_intact(frame: &[u8], message: &Message, bytes: &[u8]) -> bool {
     let pseudo = match message.version {
         Version::V4 => 0,
         Version::V6 => {

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use weir_engine::wire::checksum::Folded;
 use weir_engine::wire::protocol;
 use weir_shm::counters::DropReason;
-use weir_shm::model::{ClientAddress, Ping};
+use weir_shm::model::{ClientAddress, Ping, TunnelSource};
 
 use crate::address::{Addr, Version};
+use crate::adjacency::covers;
 use crate::conntrack::Profiles;
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::flow::{FlowHash, FlowHasher};
@@ -58,8 +59,9 @@ pub struct Backend {
     pub outer: u32,
     /// The largest MSS that a SYN may announce, in bytes; zero for any.
     pub mss: u16,
-    /// Bytes that its mode adds to a packet.
-    pub overhead: u8,
+    /// By how many bytes a packet must be smaller than its port's MTU: what its mode adds, and what the
+    /// way behind the port is narrower by.
+    pub overhead: u16,
     /// What `dsr-dscp` marks its packets with.
     pub dscp: u8,
     /// Its address's family.
@@ -288,6 +290,8 @@ pub struct Services {
     pub has_quic: bool,
     /// VIPs and backends that stand for many endpoints, where there are such.
     pub wide: Option<Box<Wide>>,
+    /// Where tunnels' outer source addresses come from: what routers say of outer packets goes there.
+    pub tunnel_sources: Vec<TunnelSource>,
     /// Whether any service chooses by how many flows backends hold.
     pub counts_flows: bool,
 }
@@ -442,6 +446,14 @@ impl Services {
     #[must_use]
     pub fn is_own(&self, version: Version, address: Addr) -> bool {
         self.local.get(Endpoint::address(version, address)) == Some(OWN)
+    }
+
+    /// Whether tunnels speak from `address`. Looks at each of their few sources.
+    #[must_use]
+    pub fn is_tunnel_source(&self, version: Version, address: Addr) -> bool {
+        let address = address.to_ip(version);
+        let mut sources = self.tunnel_sources.iter();
+        sources.any(|source| covers(source.address, source.prefix, address))
     }
 
     /// Whether `address` is a VIP or a port's own.

@@ -16,10 +16,11 @@ use weir::conntrack::{Conntrack, Tick};
 use weir::control::{Control, PortFacts};
 use weir::flow::{FlowHasher, HashKey};
 use weir::pipeline::{BURST, Pipeline, Sink, Snapshot};
-use weir::session::owner;
+use weir::session::{FIRST_PORT, LAST_PORT, Spread, owner};
 use weir_engine::buffer::{Buffer, Heap, HeapBuffer};
 use weir_engine::counters::{CounterReader, counters};
 use weir_engine::publish::Reader;
+use weir_engine::rss;
 use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::counters as layout;
 
@@ -166,5 +167,42 @@ proptest! {
         let received: u64 = workers.iter().map(|worker| worker.counters.get(layout::RECEIVED)).sum();
         let handed: u64 = workers.iter().map(|worker| worker.counters.get(layout::HANDED_OVER)).sum();
         prop_assert!(handed <= received / 2, "a handed frame is received once");
+    }
+
+    #[test]
+    fn where_the_devices_spread_is_known_answers_arrive_at_their_owner(
+        count in 2u16..6,
+        key in prop::collection::vec(any::<u8>(), 40..53),
+        symmetric: bool,
+        size in prop::sample::select(vec![64usize, 128, 512]),
+        seed in 1u64..,
+        flows in prop::collection::vec((any::<prop::sample::Index>(), 1u16..), 1..60),
+    ) {
+        let key = if symmetric { rss::SYMMETRIC_KEY.to_vec() } else { key };
+        let (mut control, mut workers) = workers(count);
+        control.scatter_ports(seed);
+        control.know_spread(Spread::new(key.clone(), size, count));
+        let arrives = |port: u16| {
+            let (from, to) = ([10, 0, 0, 11].into(), [10, 0, 0, 5].into());
+            rss::queue_in_table(rss::ipv4_ports(&key, from, to, 80, port), size, count)
+        };
+        // A key that hardly looks at ports leaves hardly a choice.
+        let good = (FIRST_PORT..=LAST_PORT).filter(|port| arrives(*port) == owner(*port, count));
+        let mut choice = vec![0; count.into()];
+        good.for_each(|port| choice[usize::from(arrives(port))] += 1);
+        let fair = usize::from(LAST_PORT - FIRST_PORT) / usize::from(count * count);
+        prop_assume!(choice.iter().all(|ports| ports * 2 > fair));
+        for (asked, port) in flows {
+            let asked = asked.index(count.into());
+            let client = format!("192.0.2.9:{port}");
+            let request = frame(&client, "198.51.100.10:80", Transport::Syn);
+            let sent = play(&mut workers[asked], &request.build(), false).sent.remove(0);
+            let snat = u16::from_be_bytes([sent.data()[34], sent.data()[35]]);
+            prop_assert_eq!(usize::from(arrives(snat)), asked);
+            let answer = frame("10.0.0.11:80", &format!("10.0.0.5:{snat}"), Transport::Ack);
+            let answer = answer.macs(BACKEND_MAC, WEIR_MAC).build();
+            let out = play(&mut workers[asked], &answer, false);
+            prop_assert_eq!((out.sent.len(), out.handed.len()), (1, 0));
+        }
     }
 }

@@ -7,6 +7,7 @@ pub mod connection_ids;
 pub mod device;
 pub mod latency;
 pub mod memory;
+pub mod modes;
 pub mod new_flows;
 pub mod requests;
 pub mod tables;
@@ -72,6 +73,11 @@ pub const ALL: &[(char, &str, Measure)] = &[
         'J',
         "HTTP requests, beside HAProxy and nftables in the same namespaces",
         requests::measure,
+    ),
+    (
+        'M',
+        "Each forwarding mode beside dsr-l2, over buffers",
+        modes::measure,
     ),
     ('Q', "Decoding QUIC connection IDs", connection_ids::measure),
 ];

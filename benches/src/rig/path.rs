@@ -129,7 +129,15 @@ impl Bed {
     /// # Errors
     /// When memory is short.
     pub fn new(forwarding: &str, flows: u64, workers: usize) -> Result<Self, Failure> {
-        let config = Arc::new(Config::parse(File::new("bench.toml"), &config(forwarding))?);
+        Self::of(&config(forwarding), flows, workers)
+    }
+
+    /// The same over a configuration of its own.
+    ///
+    /// # Errors
+    /// When memory is short, or the configuration is refused.
+    pub fn of(config: &str, flows: u64, workers: usize) -> Result<Self, Failure> {
+        let config = Arc::new(Config::parse(File::new("bench.toml"), config)?);
         let facts = vec![PortFacts {
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             filter: true,
@@ -191,6 +199,11 @@ impl Path {
         if run {
             self.process(now);
         }
+    }
+
+    /// The frames that go in next; after a round, those that came out.
+    pub fn frames(&mut self) -> &mut [HeapBuffer] {
+        &mut self.burst
     }
 
     /// Takes the burst as it is through the pipeline.

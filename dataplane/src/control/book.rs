@@ -25,7 +25,7 @@ use crate::quic::Quic;
 use crate::service::{
     Backend, Change, Client, FullNat, NO_SERVICE, OWN, Service, Services, Takes, Wide, Without,
 };
-use crate::session::{Sessions, Settings, Times};
+use crate::session::{Sessions, Settings, Spread, Times};
 
 /// Time-out profiles that conntrack entries can name.
 const PROFILES: usize = 256;
@@ -85,6 +85,7 @@ pub struct Book {
     profiles: Vec<Profile>,
     sessions: Option<Sessions>,
     session_settings: Settings,
+    spread: Option<Spread>,
     tables_built: u64,
 }
 
@@ -107,6 +108,14 @@ impl Book {
         }
     }
 
+    /// Says how devices spread answers over the workers. Before the first session.
+    pub fn know_spread(&mut self, spread: Spread) {
+        if let Some(sessions) = &self.sessions {
+            sessions.know_spread(spread.clone());
+        }
+        self.spread = Some(spread);
+    }
+
     /// What a `full-nat` service has beyond others; its addresses get their numbers.
     fn full_nat(&mut self, service: &model::Service) -> Result<Option<Arc<FullNat>>, Unbookable> {
         if service.forwarding != model::Forwarding::FullNat {
@@ -115,7 +124,13 @@ impl Book {
         let failed = |error: MemoryError| Unbookable::Sessions(error.to_string());
         let sessions = match &mut self.sessions {
             Some(sessions) => sessions,
-            none => none.insert(Sessions::new(self.session_settings).map_err(failed)?),
+            none => {
+                let sessions = Sessions::new(self.session_settings).map_err(failed)?;
+                if let Some(spread) = &self.spread {
+                    sessions.know_spread(spread.clone());
+                }
+                none.insert(sessions)
+            }
         };
         let (mut from4, mut from6) = (Vec::new(), Vec::new());
         for address in &service.snat_pool {
@@ -181,6 +196,7 @@ impl Book {
             services,
             backends,
             outers: Vec::new(),
+            tunnel_sources: Vec::new(),
             profiles: Profiles::new(&self.profiles),
             vips: local::exact_vips(pool),
             returns,

@@ -16,8 +16,9 @@ use weir_shm::segment::event::EventKind;
 use super::health::Checker;
 use super::health::ramp::{Ramp, STEPS};
 use super::neighbours::Nanos;
+use super::path_mtu::Told;
 use super::standing::{Facts, Standings, takes_new_flows};
-use super::{Control, Event, Refusal, Who, adjacency, book_services};
+use super::{Control, Event, Ground, Refusal, Who, adjacency, book_services};
 
 /// A drain under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,11 +219,16 @@ impl<S: BufferSource> Control<S> {
         pool: &Pool,
         standings: &[Standings],
     ) -> Result<(), Refusal> {
+        let ground = Ground {
+            config: &self.config,
+            facts: &self.facts,
+            own: &self.own,
+            paths: &self.paths,
+        };
         let services = book_services(
             &mut self.book,
             &mut self.neighbours,
-            &self.config,
-            &self.own,
+            &ground,
             generation,
             pool,
             standings,
@@ -241,6 +247,7 @@ impl<S: BufferSource> Control<S> {
         self.send_checks(now);
         self.publish_neighbours();
         self.settle(now);
+        self.settle_paths(now);
     }
 
     /// When something is due next.
@@ -262,6 +269,7 @@ impl<S: BufferSource> Control<S> {
             .chain(ramps)
             .chain(self.neighbours.next_due())
             .chain(self.checker.next_due())
+            .chain(self.paths.next_due())
             .min()
     }
 
@@ -316,6 +324,30 @@ impl<S: BufferSource> Control<S> {
         }
         self.pool = pool;
         self.stirred = true;
+    }
+
+    /// Hears what a router says of the way to a backend.
+    pub(super) fn hear_of_path(&mut self, now: Nanos, told: Told) {
+        if self.paths.learn(now, told) {
+            self.events.push(Event {
+                kind: EventKind::Neighbour,
+                text: format!("the way to {} takes packets of {} bytes", told.to, told.mtu),
+            });
+        }
+        self.settle_paths(now);
+    }
+
+    /// Puts in force what is known of paths.
+    fn settle_paths(&mut self, now: Nanos) {
+        if !self.paths.settle(now) {
+            return;
+        }
+        let (generation, pool) = (self.generation(), std::mem::take(&mut self.pool));
+        let standings = std::mem::take(&mut self.standings);
+        // No number is given out here, so this cannot be refused; if it were, errors would only
+        // come for longer.
+        let _ = self.put_in_force(generation, &pool, &standings);
+        (self.pool, self.standings) = (pool, standings);
     }
 
     fn tell_of_failing_open(&mut self, service: &Service, stood: &Standings, stands: &Standings) {

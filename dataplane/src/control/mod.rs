@@ -17,6 +17,7 @@ pub mod lookup;
 pub mod neighbours;
 pub mod netstack;
 mod passive;
+mod path_mtu;
 pub mod plan;
 pub mod standing;
 
@@ -40,13 +41,14 @@ use crate::flow::FlowHasher;
 use crate::parse::Accepts;
 use crate::pipeline::Snapshot;
 use crate::service::Services;
-use crate::session::Settings;
+use crate::session::{Settings, Spread};
 
 use book::{Book, Unbookable};
 use changes::Drain;
 use health::Checker;
 use health::ramp::Ramp;
 use neighbours::{Action, Nanos, Neighbours};
+use path_mtu::PathMtus;
 use standing::Standings;
 
 /// What a port turned out to be once its device was opened (or, in `replay`, what stands for it).
@@ -124,6 +126,7 @@ pub struct Control<S: BufferSource> {
     ramps: BTreeMap<Who, Ramp>,
     /// Of each service of the pool, in order.
     standings: Vec<Standings>,
+    paths: PathMtus,
     /// When growing shares were last looked at.
     settled_at: Nanos,
     /// Whether what is in force changed by itself.
@@ -177,15 +180,13 @@ impl<S: BufferSource> Control<S> {
             prefer_huge: config.engine.memory == Memory::HugePages,
             seed: 0,
         });
-        let services = book_services(
-            &mut book,
-            &mut neighbours,
-            &config,
-            &own,
-            1,
-            &pool,
-            &standings,
-        )?;
+        let ground = Ground {
+            config: &config,
+            facts: &facts,
+            own: &own,
+            paths: &PathMtus::default(),
+        };
+        let services = book_services(&mut book, &mut neighbours, &ground, 1, &pool, &standings)?;
         let adjacency = adjacency(&config, &facts, &mut neighbours);
         neighbours.take_changed();
         let snapshot = Snapshot {
@@ -212,6 +213,7 @@ impl<S: BufferSource> Control<S> {
             watched: Vec::new(),
             ramps: BTreeMap::new(),
             standings,
+            paths: PathMtus::default(),
             settled_at: 0,
             stirred: false,
             events: Vec::new(),
@@ -225,6 +227,12 @@ impl<S: BufferSource> Control<S> {
     /// not begin with those that the last one began with. Before workers run.
     pub fn scatter_ports(&mut self, seed: u64) {
         self.book.scatter_ports(seed);
+    }
+
+    /// Says how the devices spread answers over the workers, so that sessions of `full-nat` get ports
+    /// whose answers arrive at their owner. Before workers run.
+    pub fn know_spread(&mut self, spread: Spread) {
+        self.book.know_spread(spread);
     }
 
     /// Lets the control core read the workers' flow tables, for questions about flows.
@@ -341,6 +349,11 @@ impl<S: BufferSource> Control<S> {
             return Ok(());
         }
         let services = Arc::clone(&self.publisher.current().services);
+        if let Some(told) = netstack::ip_packet(frame).and_then(|it| path_mtu::read(it, &services))
+        {
+            self.hear_of_path(now, told);
+            return Ok(());
+        }
         let heard = netstack::hear(frame, facts.mac, |address| {
             services.is_local(Version::of(&address), address.into())
         })?;
@@ -514,16 +527,37 @@ impl<S: BufferSource> Control<S> {
     }
 }
 
+/// What services stand on.
+struct Ground<'a> {
+    config: &'a Config,
+    facts: &'a [PortFacts],
+    own: &'a [Vec<IpAddr>],
+    paths: &'a PathMtus,
+}
+
+impl Ground<'_> {
+    /// By how many bytes the way to a backend is narrower than the port that leads there, if it takes
+    /// `least`.
+    fn narrower(&self, backend: IpAddr, least: u16) -> u16 {
+        let port = self.config.next_hop(backend).map(|hop| hop.port);
+        let facts = port.and_then(|port| self.facts.get(usize::from(port)));
+        match (facts, self.paths.get(backend)) {
+            (Some(facts), Some(mtu)) => facts.mtu.saturating_sub(mtu.max(least)),
+            _ => 0,
+        }
+    }
+}
+
 fn book_services(
     book: &mut Book,
     neighbours: &mut Neighbours<impl Sized>,
-    config: &Config,
-    own: &[Vec<IpAddr>],
+    ground: &Ground<'_>,
     generation: u64,
     pool: &Pool,
     standings: &[Standings],
 ) -> Result<Services, Refusal> {
-    let own: Vec<IpAddr> = own.iter().flatten().copied().collect();
+    let config = ground.config;
+    let own: Vec<IpAddr> = ground.own.iter().flatten().copied().collect();
     let hop = |_: &model::Service, backend: &model::Backend| {
         // Reach was checked; an address without a next hop gets a number that no hop has.
         config
@@ -531,9 +565,9 @@ fn book_services(
             .map_or(u32::MAX, |hop| neighbours.number(hop))
     };
     let mut services = book.services(generation, pool, standings, &own, hop)?;
-    equip::equip(&mut services, pool, config, |service, backend| {
-        book.number(service, backend)
-    });
+    let number = |service: &str, backend: &str| book.number(service, backend);
+    let narrower = |backend: IpAddr, least: u16| ground.narrower(backend, least);
+    equip::equip(&mut services, pool, config, number, narrower);
     Ok(services)
 }
 

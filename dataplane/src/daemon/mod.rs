@@ -25,6 +25,7 @@ use weir_engine::memory::MemoryError;
 use weir_engine::mempool::{FRAME_ROOM, Mempool, MempoolConfig, MempoolError};
 use weir_engine::port::{Port, PortConfig, PortError};
 use weir_engine::ring;
+use weir_engine::rss::SYMMETRIC_KEY;
 use weir_engine::wire::ethernet::MacAddr;
 use weir_engine::worker::{Worker, WorkerError};
 use weir_shm::counters as layout;
@@ -36,6 +37,7 @@ use crate::control::{Control, PortFacts, Refusal};
 use crate::flow::{FlowHasher, HashKey};
 use crate::fragments::table as fragments;
 use crate::pipeline::Pipeline;
+use crate::session::Spread;
 
 use operator::Operator;
 use worker::{Links, PortQueues};
@@ -169,6 +171,9 @@ fn balance(
     )?;
 
     control.scatter_ports(random_seed().map_err(DaemonError::Random)?);
+    if let Some(spread) = spread(&ports) {
+        control.know_spread(spread);
+    }
     let mut queues: Vec<Vec<PortQueues>> = (0..count).map(|_| Vec::new()).collect();
     for (number, port) in (0u16..).zip(&mut ports) {
         let taken = port.take_queues().unwrap_or_default();
@@ -269,6 +274,23 @@ fn balance(
         missing => return Err(DaemonError::BuffersMissing(missing)),
     }
     Ok(())
+}
+
+/// How the devices spread packets over the workers, if all do alike and weir knows how. The key is
+/// the same on all ports, but for its length beyond what is hashed.
+fn spread(ports: &[Port]) -> Option<Spread> {
+    let of = |port: &Port| {
+        let key = port.rss_key()?.get(..SYMMETRIC_KEY.len())?.to_vec();
+        Some(Spread::new(
+            key,
+            port.rss_table_size()?.into(),
+            port.queues(),
+        ))
+    };
+    let (first, others) = ports.split_first()?;
+    let spread = of(first)?;
+    let alike = others.iter().all(|port| of(port).as_ref() == Some(&spread));
+    alike.then_some(spread)
 }
 
 /// Runs the control core on its own core until it is told to stop, then stops the workers, takes

@@ -190,6 +190,35 @@ impl Outer {
         self.len as u16
     }
 
+    /// Whether `quoted`, the first bytes of a packet, are outer headers as these: their ends,
+    /// protocol and, behind UDP, destination port.
+    #[must_use]
+    pub fn wrote(&self, quoted: &[u8]) -> bool {
+        let (len, shim) = (usize::from(self.len), usize::from(self.shim));
+        let ours = self.bytes.get(ROOM - len..).unwrap_or_default();
+        let header_len = len - shim;
+        let (next, low, high, to) = match self.version {
+            Version::V4 => (9, 12..16, 12..12, 16..20),
+            Version::V6 => (6, 16..24, 8..16, 24..40),
+        };
+        let (Some(theirs), Some(version)) = (quoted.get(..header_len), quoted.first()) else {
+            return false;
+        };
+        // What weir writes has no options.
+        let same = |at: std::ops::Range<usize>| theirs.get(at.clone()) == ours.get(at);
+        let source = theirs.get(low).unwrap_or_default();
+        let source = source
+            .iter()
+            .fold(0, |all, byte| all << 8 | u64::from(*byte));
+        let udp = header_len + 2..header_len + 4;
+        version >> 4 == if self.version == Version::V4 { 4 } else { 6 }
+            && same(next..next + 1)
+            && same(high)
+            && same(to)
+            && source.wrapping_sub(self.base) < self.span
+            && (self.udp == Udp::None || quoted.get(udp.clone()) == ours.get(udp))
+    }
+
     /// Hot: puts the outer headers between the frame's Ethernet header and its packet. The flow's
     /// packets all have one `entropy`. Padding behind the packet goes, a VLAN tag stays for
     /// [`super::link`] to judge; the Ethernet addresses are left to it, too.

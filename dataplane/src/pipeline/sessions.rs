@@ -327,10 +327,9 @@ impl Finding<'_> {
             telling: told,
             times: settings.times(packet.protocol),
         };
-        let any_port = |_, _| true;
         let session = self
             .table
-            .open(self.sessions, self.worker, &opening, self.now, any_port)?;
+            .open(self.sessions, self.worker, &opening, self.now)?;
         Ok(session)
     }
 }

@@ -11,11 +11,15 @@
 //! nothing here is written by two cores, and there is no lock. Memory is made of relaxed atomics,
 //! which are plain loads and stores, so that the control core may read along.
 //!
+//! Where the devices' RSS is known ([`Spread`]), ports are chosen so that answers arrive at their
+//! owner.
+//!
 //! ## Bounds
 //! All memory is taken when the first `full-nat` service is put in force; a session more than there
 //! is room or port for is refused, counted, and harms nobody. Nothing sweeps: a wheel of deadlines
 //! brings up sessions that may have ended, a few a burst.
 
+pub mod arrival;
 mod lookup;
 mod ports;
 mod record;
@@ -24,13 +28,14 @@ pub mod tcp;
 mod wheel;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use weir_engine::memory::MemoryError;
 
 use crate::address::{Addr, Version};
 use crate::endpoints::{Endpoint, Endpoints};
 
+pub use arrival::Spread;
 pub use ports::{BLOCK, FIRST_PORT, LAST_PORT, QUARANTINE_MS, SnatAddress, owner};
 pub use record::{Record, Side, flag};
 pub use table::{Exhausted, Opening, Table, Times};
@@ -56,6 +61,8 @@ pub struct Sessions {
     tables: Arc<[Table]>,
     addresses: Vec<Arc<SnatAddress>>,
     by_address: Endpoints,
+    /// How devices spread answers over the workers, where that is known.
+    spread: Arc<OnceLock<Spread>>,
 }
 
 impl Sessions {
@@ -72,6 +79,7 @@ impl Sessions {
             tables: tables?.into(),
             addresses: Vec::new(),
             by_address: Endpoints::new(&[]),
+            spread: Arc::default(),
         })
     }
 
@@ -103,6 +111,20 @@ impl Sessions {
         for own in &self.addresses {
             own.free_all(own_seed(seed, own.address));
         }
+    }
+
+    /// Says how the devices spread answers over the workers: from then on, ports are chosen so that
+    /// answers arrive at their owner. Before there is a session; once.
+    pub fn know_spread(&self, spread: Spread) {
+        // Whoever says it twice says the same.
+        let _ = self.spread.set(spread);
+    }
+
+    /// How the devices spread answers over the workers, where that is known.
+    #[inline]
+    #[must_use]
+    pub fn spread(&self) -> Option<&Spread> {
+        self.spread.get()
     }
 
     /// Hot: the number of an address that is weir's.

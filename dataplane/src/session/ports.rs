@@ -125,7 +125,7 @@ impl SnatAddress {
     }
 
     /// Takes a free port of `worker` for a session with `backend`, one that `fits` if there is one
-    /// among the first few. `None` when there is no free port, or those that are free rest.
+    /// among the first `look`. `None` when there is no free port, or those that are free rest.
     pub fn take(
         &self,
         worker: u16,
@@ -133,15 +133,20 @@ impl SnatAddress {
         session: u32,
         backend: (Addr, u16),
         now: Tick,
+        look: usize,
         fits: impl Fn(u16) -> bool,
     ) -> Option<u16> {
         let tag = tag(backend);
-        let mut left_for_fit = TRIES / 2;
-        for _ in 0..TRIES {
+        let (mut to_look, mut tries) = (look, TRIES);
+        while tries > 0 {
             let (port, free) = self.pop_front(worker, of)?;
             let rests = free_tag(free) == tag && now.since(Tick(free as u32)) < QUARANTINE_MS;
-            if rests || (left_for_fit > 0 && !fits(port)) {
-                left_for_fit = left_for_fit.saturating_sub(1);
+            if rests || (to_look > 0 && !fits(port)) {
+                if rests {
+                    tries -= 1;
+                } else {
+                    to_look -= 1;
+                }
                 self.push_back(worker, of, port, free);
                 continue;
             }

@@ -168,7 +168,8 @@ impl Table {
         self.lookup.find(flow, is)
     }
 
-    /// Opens a session of `worker`, whose table this is, on a port that `fits` if there is one.
+    /// Opens a session of `worker`, whose table this is, on a port whose answers arrive there if that
+    /// can be told.
     ///
     /// # Errors
     /// When all sessions or ports are taken; nobody else's is touched.
@@ -178,7 +179,6 @@ impl Table {
         worker: u16,
         opening: &Opening<'_>,
         now: Tick,
-        fits: impl Fn(u16, u16) -> bool,
     ) -> Result<u32, Exhausted> {
         let session = match self.take_free() {
             Some(session) => session,
@@ -187,7 +187,7 @@ impl Table {
                 self.take_free().ok_or(Exhausted::Sessions)?
             }
         };
-        let Some((number, port)) = take_port(sessions, worker, session, opening, now, fits) else {
+        let Some((number, port)) = take_port(sessions, worker, session, opening, now) else {
             self.put_free(session);
             return Err(Exhausted::Ports);
         };
@@ -337,7 +337,6 @@ fn take_port(
     session: u32,
     opening: &Opening<'_>,
     now: Tick,
-    fits: impl Fn(u16, u16) -> bool,
 ) -> Option<(u16, u16)> {
     let pool = opening.addresses;
     let start = (opening.flow.fingerprint >> 16) as usize % pool.len().max(1);
@@ -345,9 +344,16 @@ fn take_port(
     let (later, sooner) = pool.split_at_checked(start)?;
     sooner.iter().chain(later).find_map(|number| {
         let own = sessions.address(*number)?;
-        let port = own.take(worker, opening.protocol, session, peer, now, |port| {
-            fits(*number, port)
-        })?;
+        let of = opening.protocol;
+        let port = match sessions.spread() {
+            None => own.take(worker, of, session, peer, now, 0, |_| true)?,
+            Some(spread) => {
+                let partial = spread.partial(opening.backend, own.address);
+                let arrives = |port| spread.worker(partial, port) == worker;
+                let look = spread.tries();
+                own.take(worker, of, session, peer, now, look, arrives)?
+            }
+        };
         Some((*number, port))
     })
 }

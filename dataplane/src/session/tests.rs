@@ -70,7 +70,7 @@ fn open(
     now: u32,
 ) -> Result<u32, Exhausted> {
     let table = sessions.table(worker.into()).unwrap();
-    table.open(sessions, worker, opening, Tick(now), |_, _| true)
+    table.open(sessions, worker, opening, Tick(now))
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_port_rests_before_it_speaks_to_the_same_backend_again_and_serves_others_at_
     let all = u32::from(LAST_PORT - FIRST_PORT) + 1;
     let take = |backend: u8, now: u32| {
         let peer = (side(backend, 8080).address, 8080);
-        own.take(0, protocol::TCP, 1, peer, Tick(now), |_| true)
+        own.take(0, protocol::TCP, 1, peer, Tick(now), 0, |_| true)
     };
     for _ in 1..all {
         take(1, 0).unwrap();
@@ -151,10 +151,10 @@ fn the_port_that_has_been_free_for_longest_comes_first() {
     let own = sessions.address(0).unwrap();
     let peer = (side(1, 80).address, 80);
     let first = own
-        .take(0, protocol::UDP, 1, peer, Tick(0), |_| true)
+        .take(0, protocol::UDP, 1, peer, Tick(0), 0, |_| true)
         .unwrap();
     own.give_back(protocol::UDP, first, peer, Tick(1));
-    let next = own.take(0, protocol::UDP, 1, peer, Tick(1_000_000), |_| true);
+    let next = own.take(0, protocol::UDP, 1, peer, Tick(1_000_000), 0, |_| true);
     assert_eq!((first, next), (FIRST_PORT, Some(FIRST_PORT + 1)));
 }
 
@@ -163,10 +163,10 @@ fn a_port_that_fits_is_preferred_and_none_that_fits_is_no_reason_to_refuse() {
     let sessions = sessions(1, 10, 1);
     let own = sessions.address(0).unwrap();
     let peer = (side(1, 80).address, 80);
-    let odd = own.take(0, protocol::TCP, 1, peer, Tick(0), |port| port % 4 == 3);
+    let odd = own.take(0, protocol::TCP, 1, peer, Tick(0), 8, |port| port % 4 == 3);
     assert_eq!(odd, Some(FIRST_PORT + 3));
     assert!(
-        own.take(0, protocol::TCP, 1, peer, Tick(0), |_| false)
+        own.take(0, protocol::TCP, 1, peer, Tick(0), 8, |_| false)
             .is_some()
     );
 }
@@ -196,7 +196,7 @@ fn scattered_ports_are_the_same_ports_in_another_order() {
     sessions.scatter_ports(77);
     let own = sessions.address(0).unwrap();
     let peer = (side(1, 80).address, 80);
-    let take = || own.take(1, protocol::TCP, 1, peer, Tick(0), |_| true);
+    let take = || own.take(1, protocol::TCP, 1, peer, Tick(0), 0, |_| true);
     let ports: Vec<u16> = std::iter::from_fn(take).collect();
     assert!(!ports.is_sorted());
     let all = (FIRST_PORT..=LAST_PORT).filter(|port| owner(*port, 2) == 1);

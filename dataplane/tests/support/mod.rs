@@ -4,6 +4,7 @@
 
 pub mod full_nat;
 pub mod host;
+pub mod icmp;
 pub mod rig;
 pub mod workers;
 

@@ -43,7 +43,10 @@ impl<B: Buffer> Aside<'_, B> {
         if let Some(outcome) = self.error_at_snat(frame, packet, message) {
             return outcome;
         }
-        if !is_vip && self.is_local(version, destination) {
+        let is_own = || {
+            self.is_local(version, destination) || services.is_tunnel_source(version, destination)
+        };
+        if !is_vip && is_own() {
             // About something that weir itself sent.
             return Outcome::Punt;
         }

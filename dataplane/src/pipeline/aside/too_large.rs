@@ -57,7 +57,7 @@ impl<B: Buffer> Aside<'_, B> {
             Flow::ToBackend(..) => (adjacency.hop(backend.hop), backend.overhead),
             _ => (adjacency.toward(packet.version, packet.destination), 0),
         };
-        let mtu = mtu_toward(adjacency, hop).saturating_sub(overhead.into());
+        let mtu = mtu_toward(adjacency, hop).saturating_sub(overhead);
         let way = Way {
             backend,
             service,

@@ -1,0 +1,272 @@
+//! M. What each forwarding mode costs beside `dsr-l2`: the pipeline alone over 60,000 flows, both ways
+//! where packets come back, all modes in turns in one run.
+//!
+//! Frames are the shortest there are and lie ready in memory, one for each flow; copying one in is
+//! timed in turns, too, and taken off.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use weir::pipeline::BURST;
+use weir_engine::buffer::{Buffer, HeapBuffer};
+
+use super::{Settings, buffers, on_worker_core};
+use crate::record::Record;
+use crate::rig::path::{BACKENDS, Bed, Path};
+use crate::rig::traffic::{Kind, Traffic};
+use crate::{Failure, Random, median};
+
+/// Flows: few enough for the ports of one address, too many for the cache.
+const FLOWS: u32 = 60_000;
+/// Bytes of the longest frame.
+const LONGEST: usize = 96;
+
+/// A frame of a flow.
+#[derive(Clone, Copy)]
+#[repr(align(32))]
+struct Shot {
+    bytes: [u8; LONGEST],
+    len: usize,
+}
+
+impl Shot {
+    fn of(bytes: &[u8]) -> Result<Self, Failure> {
+        let mut shot = Self {
+            bytes: [0; LONGEST],
+            len: bytes.len(),
+        };
+        let place = shot.bytes.get_mut(..bytes.len());
+        place.ok_or("a frame is too long")?.copy_from_slice(bytes);
+        Ok(shot)
+    }
+
+    /// Hot: puts the frame over whatever `frame` holds.
+    #[inline]
+    fn write(&self, frame: &mut HeapBuffer) {
+        let held = frame.len();
+        let fits = if held > self.len {
+            frame.trim_front(held - self.len)
+        } else {
+            frame.prepend(self.len - held)
+        };
+        if fits.is_ok()
+            && let (Some(to), Some(from)) = (
+                frame.data_mut().get_mut(..self.len),
+                self.bytes.get(..self.len),
+            )
+        {
+            to.copy_from_slice(from);
+        }
+    }
+}
+
+/// A mode that is measured.
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    /// The service's keys.
+    keys: &'static str,
+    /// Whether clients and backends speak IPv6.
+    v6: [bool; 2],
+    /// Whether answers come back through it.
+    comes_back: bool,
+}
+
+const fn case(name: &'static str, keys: &'static str) -> Case {
+    Case {
+        name,
+        keys,
+        v6: [false, false],
+        comes_back: false,
+    }
+}
+
+const FULL_NAT: &str = "forwarding = \"full-nat\"\nsnat_pool = [\"10.0.2.1\", \"2001:db8:2::2:1\"]";
+
+/// All modes; the first is the yardstick.
+const CASES: [Case; 12] = [
+    case("dsr-l2", "forwarding = \"dsr-l2\""),
+    Case {
+        comes_back: true,
+        ..case("nat", "forwarding = \"nat\"")
+    },
+    case("dsr-ipip", "forwarding = \"dsr-ipip\""),
+    Case {
+        v6: [false, true],
+        ..case("dsr-ipip, 4 in 6", "forwarding = \"dsr-ipip\"")
+    },
+    case(
+        "dsr-gue, variant 0",
+        "forwarding = \"dsr-gue\"\ngue_variant = 0",
+    ),
+    case("dsr-gue, variant 1", "forwarding = \"dsr-gue\""),
+    case("dsr-gre", "forwarding = \"dsr-gre\"\ngre_key = 7"),
+    case("dsr-geneve", "forwarding = \"dsr-geneve\""),
+    case("dsr-dscp", "forwarding = \"dsr-dscp\"\ndscp = 7"),
+    Case {
+        comes_back: true,
+        ..case("full-nat", FULL_NAT)
+    },
+    Case {
+        v6: [false, true],
+        comes_back: true,
+        ..case("full-nat, 4 to 6", FULL_NAT)
+    },
+    Case {
+        v6: [true, false],
+        comes_back: true,
+        ..case("full-nat, 6 to 4", FULL_NAT)
+    },
+];
+
+/// A case that is ready to be measured: its frames forth and, perhaps, back.
+struct Ready {
+    bed: Bed,
+    ways: Vec<(String, Vec<Shot>, Vec<f64>)>,
+}
+
+/// Measures all modes.
+///
+/// # Errors
+/// When memory is short, or a packet went where it should not.
+pub fn measure(settings: &Settings) -> Result<Vec<Record>, Failure> {
+    let packets = buffers::packets(settings, 60.0);
+    let repetitions = settings.repetitions;
+    on_worker_core(move || all(packets, repetitions))
+}
+
+fn all(packets: u32, repetitions: usize) -> Result<Vec<Record>, Failure> {
+    let mut ready = CASES
+        .iter()
+        .map(get_ready)
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let mut random = Random::new(5);
+    for _ in 0..repetitions.max(1) {
+        for Ready { bed, ways } in &mut ready {
+            let path = bed.path()?;
+            for (_, shots, samples) in ways {
+                // What frames of this way fit is left by the other way.
+                time(path, shots, BURST as u32, true, &mut random);
+                let without = time(path, shots, packets, false, &mut random);
+                samples.push(time(path, shots, packets, true, &mut random) - without);
+            }
+        }
+    }
+    let mut records = Vec::new();
+    let mut yardstick = None;
+    for Ready { bed, ways } in &mut ready {
+        bed.path()?.all_forwarded()?;
+        for (name, _, samples) in ways {
+            let record = Record::new('M', name, "ns/packet", samples);
+            records.push(match yardstick {
+                None => record,
+                Some(yardstick) => record.against("dsr-l2", yardstick),
+            });
+            yardstick.get_or_insert(median(samples.clone()));
+        }
+    }
+    Ok(records)
+}
+
+fn config(case: &Case) -> String {
+    let mut text = "[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n\
+         addresses = [\"10.0.0.1/16\", \"2001:db8:2::1/64\"]\n\
+         [[route]]\nto = \"0.0.0.0/0\"\nvia = \"10.0.0.2\"\n\
+         [[route]]\nto = \"::/0\"\nvia = \"2001:db8:2::fe\"\n\
+         [[neighbor]]\naddress = \"10.0.0.2\"\nmac = \"02:00:00:00:00:fe\"\n\
+         [[neighbor]]\naddress = \"2001:db8:2::fe\"\nmac = \"02:00:00:00:00:fe\"\n"
+        .to_owned();
+    let [client_v6, backend_v6] = case.v6;
+    let vip = if client_v6 {
+        "2001:db8:ff::10"
+    } else {
+        "198.51.100.10"
+    };
+    let _ = write!(
+        text,
+        "[[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = 80\nprotocol = \"udp\"\n{}\n",
+        case.keys
+    );
+    for backend in 1..=BACKENDS {
+        let address = if backend_v6 {
+            format!("2001:db8:2::1:{backend:x}")
+        } else {
+            format!("10.0.1.{backend}")
+        };
+        let _ = write!(
+            text,
+            "[[service.backend]]\naddress = \"{address}\"\n\
+             [[neighbor]]\naddress = \"{address}\"\nmac = \"02:00:00:00:01:{backend:02x}\"\n"
+        );
+    }
+    text
+}
+
+fn get_ready(case: &Case) -> Result<Ready, Failure> {
+    let mut bed = Bed::of(&config(case), u64::from(FLOWS), 1)?;
+    let path = bed.path()?;
+    let kind = if case.v6[0] { Kind::Udp6 } else { Kind::Udp4 };
+    let traffic = Traffic::new(kind);
+    path.load(&traffic);
+    let mut forth = Vec::new();
+    let mut frame = HeapBuffer::new(traffic.template());
+    for flow in 0..FLOWS {
+        traffic.write(&mut frame, flow);
+        forth.push(Shot::of(frame.data())?);
+    }
+    let mut back = Vec::new();
+    // Every flow twice, so that all are known, and known to go on.
+    for _ in 0..2 {
+        back.clear();
+        for shots in forth.chunks(BURST) {
+            path.load_short(&traffic, shots.len());
+            for (frame, shot) in path.frames().iter_mut().zip(shots) {
+                shot.write(frame);
+            }
+            path.process(1);
+            for frame in path.frames() {
+                back.push(answer(frame.data())?);
+            }
+        }
+    }
+    path.load(&traffic);
+    let mut ways = Vec::new();
+    if case.comes_back {
+        ways.push((format!("{} forward", case.name), forth, Vec::new()));
+        ways.push((format!("{} return", case.name), back, Vec::new()));
+    } else {
+        ways.push((case.name.to_owned(), forth, Vec::new()));
+    }
+    Ok(Ready { bed, ways })
+}
+
+/// What answers a frame that weir sent: its ends exchanged, so that checksums stay right.
+fn answer(sent: &[u8]) -> Result<Shot, Failure> {
+    let mut shot = Shot::of(sent.get(..sent.len().min(LONGEST)).unwrap_or(sent))?;
+    let bytes = &mut shot.bytes;
+    bytes[..12].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0x0b]);
+    let (addresses, half) = if bytes[12] == 0x08 { (26, 4) } else { (22, 16) };
+    let ports = addresses + 2 * half;
+    bytes[addresses..ports].rotate_left(half);
+    bytes[ports..ports + 4].rotate_left(2);
+    Ok(shot)
+}
+
+/// Nanoseconds a packet over uniformly random flows, copying the frames in included.
+fn time(path: &mut Path, shots: &[Shot], packets: u32, run: bool, random: &mut Random) -> f64 {
+    let flows = shots.len() as u64;
+    let rounds = packets.div_ceil(BURST as u32).max(1);
+    let start = Instant::now();
+    for _ in 0..rounds {
+        for frame in path.frames() {
+            let flow = (u64::from(random.next()) * flows) >> 32;
+            if let Some(shot) = shots.get(flow as usize) {
+                shot.write(frame);
+            }
+        }
+        if run {
+            path.process(2);
+        }
+    }
+    start.elapsed().as_secs_f64() * 1e9 / f64::from(rounds * BURST as u32)
+}
