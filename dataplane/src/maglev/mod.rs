@@ -5,11 +5,12 @@
 //! comes from its *name*, and backends take turns in the order of their names, so two machines with
 //! one pool build one table, whatever the order of the file or the history of changes.
 //!
-//! Weights: the paper alters "the relative frequency of turns". Here the k-th turn of a backend of
-//! weight w falls in round ⌊(2k + 1)·W / 2w⌋, W the largest weight: turns are spread evenly through
-//! the fill, so every prefix of it honours the weights and small changes of weight move few entries.
-//! A calendar of rounds finds the next turn in constant time, however uneven the weights.
+//! `calendar` says whose turn it is, by weight; `fill` gives each turn its entry.
 
+mod calendar;
+mod fill;
+
+use fill::{Order, fill};
 use siphasher::sip128::{Hash128, Hasher128, SipHasher24};
 use std::hash::Hasher;
 
@@ -31,24 +32,17 @@ pub struct Member {
     pub slot: u16,
 }
 
-/// A backend's preference order: `(offset + j·skip) mod size` for j = 0, 1, ….
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Permutation {
-    offset: u32,
-    skip: u32,
-}
-
-impl Permutation {
-    /// From the name, by the two halves of an unkeyed SipHash-2-4-128: a table needs no secret,
-    /// since an attacker who knows it still cannot aim without the flow hash's key.
-    fn of(name: &str, size: u32) -> Self {
-        let mut hasher = SipHasher24::new();
-        hasher.write(name.as_bytes());
-        let Hash128 { h1, h2 } = hasher.finish128();
-        Self {
-            offset: (h1 % u64::from(size)) as u32,
-            skip: (h2 % u64::from(size - 1)) as u32 + 1,
-        }
+/// The order in which a backend wants the entries of a table, from its name by the two halves of an
+/// unkeyed SipHash-2-4-128: a table needs no secret, since an attacker who knows it still cannot aim
+/// without the flow hash's key.
+fn order(member: &Member, size: u32) -> Order {
+    let mut hasher = SipHasher24::new();
+    hasher.write(member.name.as_bytes());
+    let Hash128 { h1, h2 } = hasher.finish128();
+    Order {
+        offset: (h1 % u64::from(size)) as u32,
+        skip: (h2 % u64::from(size - 1)) as u32 + 1,
+        weight: member.weight,
     }
 }
 
@@ -58,133 +52,14 @@ impl Permutation {
 pub fn build(members: &[Member], size: u32) -> Box<[u16]> {
     let mut members: Vec<&Member> = members.iter().filter(|member| member.weight > 0).collect();
     members.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    let turns: Vec<(Permutation, u32)> = members
-        .iter()
-        .map(|member| (Permutation::of(&member.name, size), member.weight))
-        .collect();
-    let mut table = fill(&turns, size);
+    let orders: Vec<Order> = members.iter().map(|member| order(member, size)).collect();
+    let mut table = fill(&orders, size);
     for entry in &mut table {
         *entry = members
             .get(usize::from(*entry))
             .map_or(NO_BACKEND, |member| member.slot);
     }
     table
-}
-
-/// The paper's `Populate`, with weights: entries hold indices into `backends`.
-fn fill(backends: &[(Permutation, u32)], size: u32) -> Box<[u16]> {
-    let mut table = vec![NO_BACKEND; size as usize].into_boxed_slice();
-    if backends.is_empty() {
-        return table;
-    }
-    let mut calendar = Calendar::new(backends);
-    // A bit an entry, so that looking for a free one stays in the first-level cache.
-    let mut taken = vec![0u64; size as usize / 64 + 1];
-    for _ in 0..size {
-        let backend = calendar.take_turn();
-        let Permutation { offset, skip } = &mut calendar.turns[usize::from(backend)].permutation;
-        let mut entry = *offset;
-        while taken[entry as usize / 64] >> (entry % 64) & 1 != 0 {
-            entry = step(entry, *skip, size);
-        }
-        taken[entry as usize / 64] |= 1 << (entry % 64);
-        table[entry as usize] = backend;
-        *offset = step(entry, *skip, size);
-    }
-    table
-}
-
-#[inline]
-const fn step(entry: u32, skip: u32, size: u32) -> u32 {
-    let next = entry + skip;
-    if next >= size { next - size } else { next }
-}
-
-/// Whose turn is next: a ring of rounds, each a first-in-first-out list of backends.
-struct Calendar {
-    turns: Vec<Turn>,
-    /// First and last backend of each round's list; [`NO_BACKEND`] when empty. A power of two of
-    /// them, longer than the longest gap between two turns of one backend.
-    rounds: Vec<(u16, u16)>,
-    round: u64,
-}
-
-/// A backend in the calendar, all of it side by side.
-struct Turn {
-    /// What it has not tried yet: the offset is the next entry.
-    permutation: Permutation,
-    /// The round of its next turn, ⌊(2k + 1)·W / 2w⌋, and the remainder of that division. From one
-    /// turn to the next the quotient and the remainder of 2W / 2w are added, so nothing is divided.
-    round: u64,
-    rest: u32,
-    step: (u32, u32),
-    /// 2w.
-    divisor: u32,
-    /// The backend after it in its round's list.
-    following: u16,
-}
-
-impl Calendar {
-    fn new(backends: &[(Permutation, u32)]) -> Self {
-        let weights = || backends.iter().map(|(_, weight)| *weight);
-        let heaviest = weights().max().unwrap_or(1);
-        let lightest = weights().min().unwrap_or(1);
-        // The longest gap, rounded up, and one for the round being worked on.
-        let ring = (heaviest.div_ceil(lightest) as usize + 1).next_power_of_two();
-        let turns = backends.iter().map(|(permutation, weight)| Turn {
-            permutation: *permutation,
-            round: u64::from(heaviest / (2 * weight)),
-            rest: heaviest % (2 * weight),
-            step: (heaviest / weight, 2 * heaviest % (2 * weight)),
-            divisor: 2 * weight,
-            following: NO_BACKEND,
-        });
-        let mut calendar = Self {
-            turns: turns.collect(),
-            rounds: vec![(NO_BACKEND, NO_BACKEND); ring],
-            round: 0,
-        };
-        for backend in 0..backends.len() {
-            calendar.enter(backend as u16);
-        }
-        calendar
-    }
-
-    /// Puts a backend into the round of its next turn.
-    #[inline]
-    fn enter(&mut self, backend: u16) {
-        let place = self.turns[usize::from(backend)].round as usize & (self.rounds.len() - 1);
-        let (first, last) = &mut self.rounds[place];
-        if *first == NO_BACKEND {
-            *first = backend;
-        } else {
-            self.turns[usize::from(*last)].following = backend;
-        }
-        *last = backend;
-        self.turns[usize::from(backend)].following = NO_BACKEND;
-    }
-
-    #[inline]
-    fn take_turn(&mut self) -> u16 {
-        loop {
-            let place = self.round as usize & (self.rounds.len() - 1);
-            let backend = self.rounds[place].0;
-            if backend == NO_BACKEND {
-                self.round += 1;
-                continue;
-            }
-            let turn = &mut self.turns[usize::from(backend)];
-            self.rounds[place].0 = turn.following;
-            turn.round += u64::from(turn.step.0);
-            turn.rest += turn.step.1;
-            if turn.rest >= turn.divisor {
-                turn.rest -= turn.divisor;
-                turn.round += 1;
-            }
-            self.enter(backend);
-            return backend;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -208,15 +83,6 @@ mod tests {
             counts[usize::from(*slot)] += 1;
         }
         counts
-    }
-
-    #[test]
-    fn the_papers_example_table_comes_out() {
-        let permutation = |offset, skip| (Permutation { offset, skip }, 1);
-        let all = [permutation(3, 4), permutation(0, 2), permutation(3, 1)];
-        assert_eq!(*fill(&all, 7), [1, 0, 1, 0, 2, 2, 0]);
-        // After B1 has left, B2 is the second of two.
-        assert_eq!(*fill(&[all[0], all[2]], 7), [0, 0, 0, 0, 1, 1, 1]);
     }
 
     #[test]
