@@ -21,9 +21,9 @@ use crate::conntrack::Tick;
 
 /// The lowest port that sessions get.
 pub const FIRST_PORT: u16 = 1024;
-/// The highest port that sessions get. Those behind are left to what weir itself says from the
-/// address, such as health checks.
-pub const LAST_PORT: u16 = 65_023;
+/// The highest port that sessions get. The 4,096 behind it are left to what weir itself says from
+/// the address: health checks.
+pub const LAST_PORT: u16 = 61_439;
 /// Ports of a block, which one worker owns: whole cache lines of words.
 pub const BLOCK: u16 = 64;
 /// How long a port rests before it speaks to the same backend again: twice the maximum segment

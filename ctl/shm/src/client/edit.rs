@@ -11,7 +11,12 @@ use crate::segment::layout;
 use crate::segment::lock::{self, Lock};
 use crate::server::incoming::{MAX_LEAP, filling, read_commit};
 
-/// The longest pause between two looks at the acknowledgements.
+/// The pause between two looks at the acknowledgements at first, while a change of an ordinary pool
+/// takes effect.
+const SHORT_PAUSE: Duration = Duration::from_micros(100);
+/// How long that is.
+const PROMPT: Duration = Duration::from_millis(20);
+/// The longest pause.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// A change under way. Other writers wait until it is dropped.
@@ -72,7 +77,6 @@ impl Client {
     /// With the lock held: what was committed, if the daemon can take it, else what it runs. A slot
     /// that was damaged or refused never stands in the way of the next change.
     fn begin(&self) -> Result<Edit<'_>, ClientError> {
-        let running = self.running()?;
         let status = self.status()?;
         let refused = status
             .refusals
@@ -88,9 +92,13 @@ impl Client {
                 word.generation >= status.generation && status.refusal(word.generation).is_none()
             })
             .and_then(|word| read_commit(&self.file, word).ok());
+        let base = match committed {
+            Some(committed) => committed,
+            None => self.running()?.pool,
+        };
         Ok(Edit {
             client: self,
-            base: committed.unwrap_or(running.pool),
+            base,
             last: word.map_or(dealt_with, |word| dealt_with.max(word.generation)),
             free: word.map_or(0, |word| word.slot ^ 1),
         })
@@ -152,8 +160,9 @@ impl Edit<'_> {
     /// # Errors
     /// When the daemon is gone.
     pub fn wait(&self, generation: u64, timeout: Duration) -> Result<Outcome, ClientError> {
-        let deadline = Instant::now() + timeout;
-        let mut pause = Duration::from_micros(200);
+        let started = Instant::now();
+        let deadline = started + timeout;
+        let mut pause = SHORT_PAUSE;
         loop {
             let status = self.client.status()?;
             if let Some(refusal) = status.refusal(generation) {
@@ -178,7 +187,9 @@ impl Edit<'_> {
                 return Ok(Outcome::TimedOut { accepted, missing });
             }
             std::thread::sleep(pause);
-            pause = (pause * 2).min(PAUSE);
+            if started.elapsed() > PROMPT {
+                pause = (pause * 2).min(PAUSE);
+            }
         }
     }
 }

@@ -1,5 +1,8 @@
 //! What has to change to get from one pool to another.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
+
 use crate::duration;
 use crate::model::{Admin, Backend, Forced, Pool, ServerIds, Service, Steering, percent};
 
@@ -58,13 +61,14 @@ impl Difference {
     #[must_use]
     pub fn between(before: &Pool, after: &Pool) -> Self {
         let mut entries = Vec::new();
+        let (were, are) = (services_by_name(before), services_by_name(after));
         for old in &before.services {
-            if after.service(&old.name).is_none() {
+            if !are.contains_key(old.name.as_str()) {
                 entries.push(of_service(Kind::Removed, old, describe(old)));
             }
         }
         for new in &after.services {
-            match before.service(&new.name) {
+            match were.get(new.name.as_str()) {
                 None => {
                     entries.push(of_service(Kind::Added, new, describe(new)));
                     let added = |backend| of_backend(Kind::Added, new, backend, settings(backend));
@@ -195,6 +199,10 @@ fn limit(backend: &Backend) -> String {
 }
 
 fn compare(old: &Service, new: &Service, entries: &mut Vec<Entry>) {
+    // Of a large pool most services are as they were.
+    if old == new {
+        return;
+    }
     let mut changes = Vec::new();
     note(&mut changes, "vip", &old.endpoint(), &new.endpoint());
     note(
@@ -299,15 +307,16 @@ fn compare(old: &Service, new: &Service, entries: &mut Vec<Entry>) {
     if !changes.is_empty() {
         entries.push(of_service(Kind::Changed, new, changes.join(", ")));
     }
-    let (before, after) = (by_name(old), by_name(new));
+    let (before, after) = (by_endpoint(old), by_endpoint(new));
     for backend in &old.backends {
-        if !after.contains_key(&backend.name(old)) {
+        if !after.contains_key(&endpoint(old, backend)) {
             entries.push(of_backend(Kind::Removed, old, backend, String::new()));
         }
     }
     for backend in &new.backends {
-        match before.get(&backend.name(new)) {
+        match before.get(&endpoint(new, backend)) {
             None => entries.push(of_backend(Kind::Added, new, backend, settings(backend))),
+            Some(was) if *was == backend => {}
             Some(was) => {
                 let mut changes = Vec::new();
                 let weights = (was.weight.to_string(), backend.weight.to_string());
@@ -335,10 +344,24 @@ fn compare(old: &Service, new: &Service, entries: &mut Vec<Entry>) {
     }
 }
 
-fn by_name(service: &Service) -> std::collections::HashMap<String, &Backend> {
-    service
-        .backends
-        .iter()
-        .map(|backend| (backend.name(service), backend))
+fn services_by_name(pool: &Pool) -> HashMap<&str, &Service> {
+    let services = pool.services.iter();
+    services
+        .map(|service| (service.name.as_str(), service))
+        .collect()
+}
+
+/// What tells a backend from the others of its service, as its name does.
+type Place = (IpAddr, Option<u16>);
+
+fn endpoint(service: &Service, backend: &Backend) -> Place {
+    let port = service.port.is_exact().then_some(backend.port);
+    (backend.address, port)
+}
+
+fn by_endpoint(service: &Service) -> HashMap<Place, &Backend> {
+    let backends = service.backends.iter();
+    backends
+        .map(|backend| (endpoint(service, backend), backend))
         .collect()
 }

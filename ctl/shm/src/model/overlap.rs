@@ -1,7 +1,7 @@
 //! Which services may stand side by side: VIPs that overlap only where one is the more specific,
 //! and backends of `nat` whose answers belong to one service.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::{Forwarding, Pool, PortMatch, Problem, Service, Vip};
@@ -65,13 +65,15 @@ impl Pool {
     /// No backend is a VIP, and the return map of `nat`, which goes from (backend, port, protocol)
     /// to a VIP, is a map.
     pub(super) fn check_backends_between_services(&self) -> Result<(), Problem> {
-        let vips: BTreeMap<Vip, &str> = self
+        let vips: HashMap<Vip, &str> = self
             .services
             .iter()
             .map(|service| (service.vip, service.name.as_str()))
             .collect();
-        let prefixes: Vec<&Vip> = vips.keys().filter(|vip| vip.is_prefix()).collect();
-        let mut answers: BTreeMap<IpAddr, Vec<Answers>> = BTreeMap::new();
+        // In order, so that the message does not depend on chance.
+        let mut prefixes: Vec<&Vip> = vips.keys().filter(|vip| vip.is_prefix()).collect();
+        prefixes.sort_unstable();
+        let mut answers: Vec<(IpAddr, Answers)> = Vec::new();
         for (index, service) in self.services.iter().enumerate() {
             for (place, backend) in service.backends.iter().enumerate() {
                 let exact = Vip::from(backend.address);
@@ -100,19 +102,25 @@ impl Pool {
                         PortMatch::Exact(_) => (backend.port, backend.port),
                         several => several.bounds(),
                     };
-                    answers.entry(backend.address).or_default().push(Answers {
+                    let of_backend = Answers {
                         first,
                         last,
                         protocol: service.protocol.number(),
                         service: index,
                         backend: place,
-                    });
+                    };
+                    answers.push((backend.address, of_backend));
                 }
             }
         }
+        answers.sort_unstable();
         let clash = answers
-            .into_values()
-            .filter_map(|of| first_shared(&of))
+            .chunk_by(|(one, _), (other, _)| one == other)
+            .filter(|of_address| of_address.len() > 1)
+            .filter_map(|of_address| {
+                let of: Vec<Answers> = of_address.iter().map(|(_, answers)| *answers).collect();
+                first_shared(&of)
+            })
             .min();
         let Some((at, other)) = clash else {
             return Ok(());

@@ -331,7 +331,8 @@ impl Service {
         backend: &Backend,
         seen: &mut HashSet<(IpAddr, u16)>,
     ) -> Result<(), Wrong> {
-        let name = backend.name(self);
+        // Written only for a message: of a large pool nearly all backends are fine.
+        let name = || backend.name(self);
         let service = &self.name;
         if let Some(what) = nonsense(backend.address) {
             return Err((
@@ -361,7 +362,9 @@ impl Service {
                     format!(
                         "found {} for backend {name} of \"{service}\", whose port is \"{}\"; \
                          accepted: no port, since the client's is kept",
-                        backend.port, self.port
+                        backend.port,
+                        self.port,
+                        name = name()
                     ),
                 ));
             }
@@ -375,7 +378,9 @@ impl Service {
                         "found {} for backend {name} of \"{service}\"; accepted: {port}, the \
                          service's (a port of its own works with \"nat\" and \"full-nat\" only, \
                          and \"{service}\" is \"{}\")",
-                        backend.port, self.forwarding
+                        backend.port,
+                        self.forwarding,
+                        name = name()
                     ),
                 ));
             }
@@ -402,7 +407,10 @@ impl Service {
         if !seen.insert((backend.address, backend.port)) {
             return Err((
                 "address",
-                format!("found backend {name} twice in \"{service}\"; accepted: each backend once"),
+                format!(
+                    "found backend {} twice in \"{service}\"; accepted: each backend once",
+                    name()
+                ),
             ));
         }
         Ok(())

@@ -3,10 +3,13 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use super::bytes::{Malformed, Reader, Writer};
-use super::layout::SLOT_HEADER;
+use super::directory::BackendState;
+use super::layout::{ENTRY_RECORD, SLOT_HEADER};
+use super::record;
 
 /// Header fields that the checksum covers.
 const COVERED: usize = 24;
@@ -73,6 +76,32 @@ impl Filling {
             records,
         })
     }
+}
+
+/// Writes the states of some backends into an encoded running directory: the place of the first of
+/// them, counted over all services, and states from there on. Gives the range of all entries, or
+/// `None` when this is no directory of them.
+pub(crate) fn restate(
+    directory: &mut [u8],
+    changed: &[(usize, Vec<BackendState>)],
+) -> Option<Range<usize>> {
+    let mut reader = Reader::new(directory);
+    reader.u64().ok()?;
+    let (services, backends) = (reader.u32().ok()?, reader.u32().ok()?);
+    let records = SLOT_HEADER + record::encoded_len(services, backends)?;
+    for (first, states) in changed {
+        for (place, state) in (*first..).zip(states) {
+            let at = records + (services as usize + place) * ENTRY_RECORD + 4;
+            let code = u32::from(state.code()).to_le_bytes();
+            directory.get_mut(at..at + 4)?.copy_from_slice(&code);
+        }
+    }
+    let (header, body) = directory.split_at_mut_checked(SLOT_HEADER)?;
+    let sum = checksum(header.get(..COVERED)?, body);
+    header
+        .get_mut(COVERED..COVERED + 4)?
+        .copy_from_slice(&sum.to_le_bytes());
+    Some(records..directory.len())
 }
 
 fn checksum(header: &[u8], records: &[u8]) -> u32 {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Group, User};
 
+use super::attention::Attention;
 use super::{Server, incoming, unix_ns};
 use crate::model::Pool;
 use crate::segment::commit::{self, CommitWord};
@@ -136,6 +137,8 @@ pub(super) fn create(
         question: 0,
         compared: 0,
         usurped: false,
+        attention: Attention::default(),
+        twin: false,
     };
     server.put_in_place(folder, owner).map_err(failed)?;
     Ok((server, stale))
@@ -248,6 +251,9 @@ impl Server {
             return Err(error);
         }
         self.file = file;
+        self.attention = Attention::on(&self.path);
+        // The other directory of the new file is empty.
+        self.twin = false;
         Ok(())
     }
 

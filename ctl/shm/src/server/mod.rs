@@ -5,6 +5,7 @@
 //! others damaged. A call that cannot write says so and changes nothing else; forwarding never
 //! depends on the segment.
 
+mod attention;
 mod create;
 pub(crate) mod incoming;
 mod repair;
@@ -18,15 +19,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::counters;
 use crate::model::Pool;
 use crate::segment::commit::{self, CommitWord};
-use crate::segment::directory::RunningDirectory;
+use crate::segment::directory::{BackendState, RunningDirectory};
 use crate::segment::event::{Event, EventKind};
 use crate::segment::header::Header;
 use crate::segment::layout;
 use crate::segment::lock::{self, Lock};
 use crate::segment::mailbox::{ANSWERS, Answer, QUESTIONS, Question};
 use crate::segment::port::PortStatus;
+use crate::segment::slot;
 use crate::segment::status::{DaemonState, REFUSALS, Refusal, Status};
 
+use attention::Attention;
 pub use create::{CreateError, ServerOptions, Stale};
 pub use incoming::Incoming;
 
@@ -54,6 +57,9 @@ pub struct Server {
     compared: usize,
     /// Whether another file was seen under the segment's name.
     usurped: bool,
+    /// Whether both directories in the file are alike but for what became of backends.
+    twin: bool,
+    attention: Attention,
 }
 
 pub(crate) fn unix_ns() -> u64 {
@@ -99,8 +105,32 @@ impl Server {
         self.dealt_with = self.dealt_with.max(directory.generation);
         self.status.directory ^= 1;
         self.directory = directory.filling().encode();
+        self.twin = false;
         self.file
             .write_all_at(&self.directory, layout::running(self.status.directory))?;
+        self.write_status()
+    }
+
+    /// Says what became of some backends of what is in force: the place of the first of them, counted
+    /// over all services, and states from there on. Writes little, whatever the pool.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn restate(&mut self, changed: &[(usize, Vec<BackendState>)]) -> io::Result<()> {
+        let Some(entries) = slot::restate(&mut self.directory, changed) else {
+            return Ok(());
+        };
+        self.status.directory ^= 1;
+        let base = layout::running(self.status.directory);
+        match (self.twin, self.directory.get(entries.clone())) {
+            (true, Some(part)) => {
+                let head = self.directory.get(..layout::SLOT_HEADER);
+                self.file.write_all_at(head.unwrap_or_default(), base)?;
+                self.file.write_all_at(part, base + entries.start as u64)?;
+            }
+            _ => self.file.write_all_at(&self.directory, base)?,
+        }
+        self.twin = true;
         self.write_status()
     }
 

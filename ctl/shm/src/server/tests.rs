@@ -827,3 +827,42 @@ proptest! {
         prop_assert_eq!((incoming.generation, incoming.pool), (generation, pool));
     }
 }
+
+#[test]
+fn states_change_without_the_pool_being_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = server(&folder);
+    let client = client(&folder);
+    let mut expected = directory(1, sample());
+    let second: usize = expected.services[0].backends.len();
+    assert!(second >= 2 && expected.services.len() >= 2);
+    let last = |directory: &mut RunningDirectory, state| {
+        directory.services[0].backends[second - 1].state = state;
+    };
+    for round in 0..5 {
+        let state = [BackendState::Down, BackendState::Up][round % 2];
+        last(&mut expected, state);
+        expected.services[1].backends[0].state = state;
+        let changed = [
+            (second - 1, vec![state]),
+            (second, vec![expected.services[1].backends[0].state]),
+        ];
+        server.restate(&changed).unwrap();
+        assert_eq!(client.running().unwrap(), expected, "{round}");
+        assert_eq!(server.repair().unwrap(), None);
+    }
+    // A new pool, then states again.
+    expected.generation = 2;
+    expected.pool.services[0].backends[0].weight += 1;
+    server.accept(&expected).unwrap();
+    last(&mut expected, BackendState::Held);
+    server
+        .restate(&[(second - 1, vec![BackendState::Held])])
+        .unwrap();
+    assert_eq!(client.running().unwrap(), expected);
+    // What cannot be is not written.
+    server
+        .restate(&[(1 << 20, vec![BackendState::Up])])
+        .unwrap();
+    assert_eq!(client.running().unwrap(), expected);
+}

@@ -22,8 +22,9 @@ mod run;
 mod tls;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use weir_shm::duration;
@@ -32,6 +33,7 @@ use weir_shm::model::{Admin, Backend, Flap, Health, HealthKind, Pool, Service, T
 use crate::adjacency::Neighbour;
 use crate::config::Config;
 use crate::control::neighbours::Nanos;
+use crate::session::LAST_PORT;
 
 pub use failure::{Failure, Outcome};
 pub use judge::{Change, Judge, Rules};
@@ -40,7 +42,12 @@ use run::{Run, Spec};
 use tls::Identity;
 
 /// The ports that checks are sent from; below are those of services, which may be weir's own.
-pub const PORTS: std::ops::RangeInclusive<u16> = 32_768..=65_535;
+pub const PORTS: RangeInclusive<u16> = 32_768..=65_535;
+/// Those of them that are used where weir speaks for itself alone.
+const OWN_PORTS: RangeInclusive<u16> = 32_768..=LAST_PORT;
+/// The ports that checks are sent from where sessions of `full-nat` have the others: there may be
+/// as many such checks at once.
+const SNAT_PORTS: RangeInclusive<u16> = LAST_PORT + 1..=65_535;
 /// The part of an interval by which a check may come early.
 const JITTER: u64 = 10;
 /// From the first check of a new target to that of the next, at least: so many new targets that
@@ -136,6 +143,9 @@ pub struct Checker {
     subjects: HashMap<String, BTreeMap<String, Subject>>,
     runs: HashMap<u16, Run>,
     next_port: u16,
+    next_snat_port: u16,
+    /// Addresses that sessions of `full-nat` speak from.
+    snat: HashSet<IpAddr>,
     timers: BinaryHeap<Reverse<(Nanos, Timer)>>,
     holds: BTreeSet<(Nanos, String, String)>,
     leaving: Vec<Leaving>,
@@ -150,7 +160,7 @@ impl Checker {
         let mut random = seed.map(fastrand::Rng::with_seed);
         let next_port = random
             .as_mut()
-            .map_or(*PORTS.start(), |random| random.u16(PORTS));
+            .map_or(*OWN_PORTS.start(), |random| random.u16(OWN_PORTS));
         Self {
             random,
             identities: HashMap::new(),
@@ -160,6 +170,8 @@ impl Checker {
             subjects: HashMap::new(),
             runs: HashMap::new(),
             next_port,
+            next_snat_port: *SNAT_PORTS.start(),
+            snat: HashSet::new(),
             timers: BinaryHeap::new(),
             holds: BTreeSet::new(),
             leaving: Vec::new(),
@@ -210,6 +222,8 @@ impl Checker {
                 self.forget_service(&service.name);
             }
         }
+        let snat = after.services.iter().flat_map(|service| &service.snat_pool);
+        self.snat = snat.copied().collect();
         let mut fresh = Vec::new();
         for service in &after.services {
             let was = old
@@ -432,7 +446,9 @@ impl Checker {
             }
         }
         let spec = Arc::clone(&target.spec);
-        let Some(port) = self.free_port() else { return };
+        let Some(port) = self.free_port(spec.path.source) else {
+            return;
+        };
         let Some(random) = self.random.as_mut() else {
             return;
         };
@@ -450,10 +466,20 @@ impl Checker {
         }
     }
 
-    fn free_port(&mut self) -> Option<u16> {
-        for _ in PORTS {
-            let port = self.next_port;
-            self.next_port = port.checked_add(1).unwrap_or(*PORTS.start());
+    /// A port of weir's own address `source` that no check uses.
+    fn free_port(&mut self, source: IpAddr) -> Option<u16> {
+        let (ports, next) = if self.snat.contains(&source) {
+            (SNAT_PORTS, &mut self.next_snat_port)
+        } else {
+            (OWN_PORTS, &mut self.next_port)
+        };
+        for _ in ports.clone() {
+            let port = *next;
+            *next = if port == *ports.end() {
+                *ports.start()
+            } else {
+                port + 1
+            };
             if !self.runs.contains_key(&port) {
                 return Some(port);
             }

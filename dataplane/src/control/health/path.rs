@@ -5,23 +5,27 @@
 //! backend that does not have the VIP on its loopback drops it, and must be found down. Tunnels put
 //! outer headers around it, and so around its checks: a backend that does not decapsulate is down.
 //!
-//! A mode whose traffic wears an outer header brings an [`Encapsulation`].
+//! `dsr-dscp` sends it to the backend's address with a mark, and the backend answers from the VIP: so
+//! a check asks the VIP, and is marked and sent on as the traffic is.
+//!
+//! A mode that changes packets on their way brings an [`Encapsulation`].
 
 use std::fmt::Debug;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use weir_engine::buffer::{Buffer, HeapBuffer};
-use weir_engine::wire::ethernet;
+use weir_engine::wire::{ethernet, ipv4, ipv6};
 use weir_shm::model::{Backend, Forwarding, Service};
 
 use crate::address::Version;
 use crate::adjacency::Neighbour;
 use crate::config::Config;
+use crate::forward::dscp;
 use crate::forward::tunnel::{self, Outer};
 use crate::parse::Packet;
 
-/// What a mode puts around a check's packets.
+/// What a mode does to a check's packets on their way.
 pub trait Encapsulation: Debug + Send + Sync {
     /// The packet as it leaves, without its Ethernet header.
     fn encapsulate(&self, packet: Vec<u8>) -> Vec<u8>;
@@ -33,30 +37,61 @@ pub trait Encapsulation: Debug + Send + Sync {
 #[derive(Debug)]
 struct Tunnel(Outer);
 
+/// A packet of a check's, which has no IP options, behind an empty Ethernet header; and what it is.
+fn framed(packet: &[u8]) -> (HeapBuffer, Packet) {
+    let (version, header, protocol) = match packet.first().map(|first| first >> 4) {
+        Some(6) => (Version::V6, ipv6::LEN, packet.get(6)),
+        _ => (Version::V4, ipv4::LEN, packet.get(9)),
+    };
+    let descriptor = Packet {
+        version,
+        network: ethernet::LEN as u8,
+        transport: (ethernet::LEN + header) as u16,
+        protocol: protocol.copied().unwrap_or_default(),
+        ip_len: u16::try_from(packet.len()).unwrap_or(u16::MAX),
+        ..Packet::default()
+    };
+    let bytes = [&[0; ethernet::LEN], packet].concat();
+    (HeapBuffer::new(&bytes), descriptor)
+}
+
+/// The packet without its Ethernet header.
+fn unframed(frame: &HeapBuffer) -> Vec<u8> {
+    let packet = frame.data().get(ethernet::LEN..);
+    packet.unwrap_or_default().to_vec()
+}
+
+/// The address and the mark that traffic gets in `dsr-dscp`.
+#[derive(Debug)]
+struct Mark {
+    backend: IpAddr,
+    dscp: u8,
+}
+
+impl Encapsulation for Mark {
+    fn encapsulate(&self, packet: Vec<u8>) -> Vec<u8> {
+        let (mut frame, descriptor) = framed(&packet);
+        let backend = self.backend.into();
+        match dscp::to_backend(frame.data_mut(), &descriptor, backend, self.dscp) {
+            Ok(()) => unframed(&frame),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{self:?}")
+    }
+}
+
 impl Encapsulation for Tunnel {
     fn encapsulate(&self, packet: Vec<u8>) -> Vec<u8> {
-        let mut bytes = vec![0; ethernet::LEN];
-        let descriptor = Packet {
-            version: match packet.first().map(|first| first >> 4) {
-                Some(6) => Version::V6,
-                _ => Version::V4,
-            },
-            network: ethernet::LEN as u8,
-            ip_len: u16::try_from(packet.len()).unwrap_or(u16::MAX),
-            ..Packet::default()
-        };
-        bytes.extend(packet);
-        let mut frame = HeapBuffer::new(&bytes);
+        let (mut frame, descriptor) = framed(&packet);
         // One flow is as good as another to find out whether the tunnel works. A packet that does
         // not fit leaves as nothing, and its check fails.
         if self.0.encapsulate(&mut frame, &descriptor, 0).is_err() {
             return Vec::new();
         }
-        frame
-            .data()
-            .get(ethernet::LEN..)
-            .unwrap_or_default()
-            .to_vec()
+        unframed(&frame)
     }
 
     fn name(&self) -> String {
@@ -75,7 +110,7 @@ pub struct Path {
     pub port: u16,
     /// Whose MAC address the packets get.
     pub hop: Neighbour,
-    /// What is put around the packets.
+    /// What is done to the packets on their way.
     pub outer: Option<Arc<dyn Encapsulation>>,
 }
 
@@ -90,8 +125,9 @@ impl Path {
         let hop = config.next_hop(backend.address)?;
         // As the traffic goes: to the VIP where it reaches the backend unchanged.
         let target = match service.forwarding {
-            Forwarding::Nat | Forwarding::FullNat | Forwarding::DsrDscp => backend.address,
+            Forwarding::Nat | Forwarding::FullNat => backend.address,
             Forwarding::DsrL2
+            | Forwarding::DsrDscp
             | Forwarding::DsrIpip
             | Forwarding::DsrGue
             | Forwarding::DsrGre
@@ -107,10 +143,16 @@ impl Path {
             Forwarding::FullNat => service.snat_toward(target)?,
             _ => port.address_toward(toward)?,
         };
-        let outer = config
-            .tunnel_source(service, backend.address)
-            .and_then(|from| tunnel::outer(service, backend.address, from))
-            .map(|outer| Arc::new(Tunnel(outer)) as Arc<dyn Encapsulation>);
+        let outer = match service.tunnel.dscp {
+            Some(dscp) if service.forwarding == Forwarding::DsrDscp => {
+                let backend = backend.address;
+                Some(Arc::new(Mark { backend, dscp }) as Arc<dyn Encapsulation>)
+            }
+            _ => config
+                .tunnel_source(service, backend.address)
+                .and_then(|from| tunnel::outer(service, backend.address, from))
+                .map(|outer| Arc::new(Tunnel(outer)) as Arc<dyn Encapsulation>),
+        };
         let checked = match service.health.port {
             _ if !service.health.kind.needs_a_port() => 0,
             Some(port) => port,
