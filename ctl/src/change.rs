@@ -28,12 +28,12 @@ pub(crate) fn run(
     let committed = if change.changed {
         let generation = edit.commit(&pool)?;
         let workers = await_workers(&edit.wait(generation, cli.ack_timeout)?, generation, cli)?;
-        Some((generation, workers))
+        (generation, Some(workers))
     } else {
-        None
+        (client.status()?.generation, None)
     };
     drop(edit);
-    report(cli, client, &change, committed, out)?;
+    report(cli, client, &change, &pool, committed, out)?;
     if let PoolCommand::Backend(BackendCommand::Drain {
         target, wait: true, ..
     }) = command
@@ -93,16 +93,16 @@ fn report(
     cli: &Cli,
     client: &Client,
     change: &Change,
-    committed: Option<(u64, usize)>,
+    pool: &Pool,
+    (generation, workers): (u64, Option<usize>),
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let running = client.running()?;
-    let saved = is_saved(client, &running.pool);
+    let saved = is_saved(client, pool);
     if cli.output == Output::Json {
         let picture = json!({
             "changed": change.changed,
-            "generation": committed.map_or(running.generation, |(generation, _)| generation),
-            "workers": committed.map(|(_, workers)| workers),
+            "generation": generation,
+            "workers": workers,
             "changes": change.lines,
             "warnings": change.warnings,
             "saved": saved,
@@ -111,7 +111,7 @@ fn report(
         return Ok(write_json(out, &picture)?);
     }
     write_lines(change, out)?;
-    if let Some((generation, workers)) = committed {
+    if let Some(workers) = workers {
         writeln!(
             out,
             "generation {generation}: acknowledged by {}",

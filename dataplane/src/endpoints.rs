@@ -4,6 +4,8 @@
 //! the VIP that their answers come from. Open addressing with linear probing at half load, so that
 //! a lookup touches one cache line, rarely two; most pools fit into the first-level cache.
 
+use std::sync::Arc;
+
 use crate::address::{Addr, Version};
 
 /// What is looked up. Port and protocol are zero where any matches.
@@ -77,7 +79,8 @@ const EMPTY: Place = Place {
 /// The map; see the module's text.
 #[derive(Debug, Clone)]
 pub struct Endpoints {
-    places: Box<[Place]>,
+    /// Shared by generations in which nothing of it changed.
+    places: Arc<[Place]>,
     /// 64 less the bits of a place's number.
     shift: u32,
 }
@@ -88,7 +91,7 @@ impl Endpoints {
     pub fn new(pairs: &[(Endpoint, u32)]) -> Self {
         let size = (pairs.len() * 2).next_power_of_two().max(2);
         let shift = 64 - size.ilog2();
-        let mut places = vec![EMPTY; size].into_boxed_slice();
+        let mut places = vec![EMPTY; size];
         for (endpoint, value) in pairs {
             let mut at = (endpoint.hash() >> shift) as usize;
             loop {
@@ -106,6 +109,7 @@ impl Endpoints {
                 at = at.wrapping_add(1);
             }
         }
+        let places = places.into();
         Self { places, shift }
     }
 

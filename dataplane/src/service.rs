@@ -273,7 +273,7 @@ pub struct Services {
     /// Backends; their numbers are their places here.
     pub backends: Vec<Backend>,
     /// Outer headers of tunnels, by the places that backends name.
-    pub outers: Vec<Outer>,
+    pub outers: Arc<[Outer]>,
     /// The time-out profiles that services and conntrack entries name.
     pub profiles: Profiles,
     /// VIPs with port and protocol, to services.
@@ -289,7 +289,7 @@ pub struct Services {
     /// Whether connection IDs name backends of any service.
     pub has_quic: bool,
     /// VIPs and backends that stand for many endpoints, where there are such.
-    pub wide: Option<Box<Wide>>,
+    pub wide: Option<Arc<Wide>>,
     /// Where tunnels' outer source addresses come from: what routers say of outer packets goes there.
     pub tunnel_sources: Vec<TunnelSource>,
     /// Whether any service chooses by how many flows backends hold.

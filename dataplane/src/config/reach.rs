@@ -162,13 +162,26 @@ impl Config {
     /// # Errors
     /// The first backend that cannot.
     pub fn check_reach(&self, pool: &Pool) -> Result<(), Unreachable> {
+        self.check_reach_of(pool, |_| true)
+    }
+
+    /// As [`Config::check_reach`], of the services at the places that `is_new` picks.
+    ///
+    /// # Errors
+    /// The first backend that cannot.
+    pub fn check_reach_of(
+        &self,
+        pool: &Pool,
+        is_new: impl Fn(usize) -> bool,
+    ) -> Result<(), Unreachable> {
         let own: Vec<IpAddr> = self
             .ports
             .iter()
             .flat_map(|port| &port.addresses)
             .map(|own| own.address)
             .collect();
-        for (service_index, service) in pool.services.iter().enumerate() {
+        let services = pool.services.iter().enumerate();
+        for (service_index, service) in services.filter(|(place, _)| is_new(*place)) {
             for (backend_index, backend) in service.backends.iter().enumerate() {
                 let address = backend.address;
                 let direct = service.forwarding == Forwarding::DsrL2;

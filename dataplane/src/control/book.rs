@@ -60,6 +60,8 @@ pub enum Unbookable {
 struct Chapter {
     number: u32,
     backends: HashMap<String, Known>,
+    /// The numbers of those that are in the service now, in its order.
+    present: Vec<u32>,
     plan: Plan,
     quic_of: (Vec<QuicConfig>, Vec<ServerIdOf>),
     quic: Option<Arc<Quic>>,
@@ -195,7 +197,7 @@ impl Book {
             generation,
             services,
             backends,
-            outers: Vec::new(),
+            outers: Arc::new([]),
             tunnel_sources: Vec::new(),
             profiles: Profiles::new(&self.profiles),
             vips: local::exact_vips(pool),
@@ -203,8 +205,72 @@ impl Book {
             local: Endpoints::new(&local),
             sessions: self.sessions.clone(),
             has_quic,
-            wide: wide.map(Box::new),
+            wide: wide.map(Arc::new),
             counts_flows,
+        })
+    }
+
+    /// The services of a pool in which only the services at `places` differ from those that `before`
+    /// was made of, and not in where their packets come from and go to: what backends take, weights,
+    /// settings. Everything else is shared with `before`.
+    ///
+    /// # Errors
+    /// As [`Book::services`].
+    pub fn follow(
+        &mut self,
+        before: &Services,
+        generation: u64,
+        pool: &Pool,
+        standings: &[Standings],
+        places: &[usize],
+    ) -> Result<Services, Unbookable> {
+        let mut services = before.services.clone();
+        let mut backends = before.backends.clone();
+        for place in places {
+            let (Some(service), Some(standings), Some(entry)) = (
+                pool.services.get(*place),
+                standings.get(*place),
+                services.get_mut(*place),
+            ) else {
+                continue;
+            };
+            let profile = self.profile(service)?;
+            let full_nat = self.full_nat(service)?;
+            let were: Vec<Backend> = self
+                .numbers(&service.name)
+                .iter()
+                .filter_map(|number| before.backends.get(*number as usize).copied())
+                .collect();
+            let mut hops = were.iter().map(|line| line.hop);
+            let hop = &mut |_: &model::Service, _: &model::Backend| hops.next().unwrap_or(u32::MAX);
+            let place = *place as u32;
+            let made = self.service(service, place, profile, standings, &mut backends, hop)?;
+            *entry = Service { full_nat, ..made };
+            for (number, was) in self.numbers(&service.name).iter().zip(&were) {
+                if let Some(line) = backends.get_mut(*number as usize) {
+                    line.outer = was.outer;
+                    line.overhead = was.overhead;
+                    line.mss = was.mss;
+                    line.dscp = was.dscp;
+                }
+            }
+        }
+        Ok(Services {
+            generation,
+            has_quic: services.iter().any(|service| service.quic.is_some()),
+            counts_flows: services
+                .iter()
+                .any(|service| service.scheduler.counts_flows()),
+            services,
+            backends,
+            outers: Arc::clone(&before.outers),
+            tunnel_sources: before.tunnel_sources.clone(),
+            profiles: Profiles::new(&self.profiles),
+            vips: before.vips.clone(),
+            returns: before.returns.clone(),
+            local: before.local.clone(),
+            sessions: self.sessions.clone(),
+            wide: before.wide.clone(),
         })
     }
 
@@ -234,9 +300,11 @@ impl Book {
                 ..Chapter::default()
             });
         let mut members = Vec::new();
+        chapter.present.clear();
         for (nth, backend) in service.backends.iter().enumerate() {
             let name = backend.name(service);
-            let number = chapter.backend(service, backend, names)?;
+            let number = chapter.backend(&name, service, backend, names)?;
+            chapter.present.push(number);
             let takes = standings.backend(nth).takes;
             if number as usize >= all.len() {
                 all.resize(number as usize + 1, Backend::default());
@@ -384,6 +452,13 @@ impl Book {
         self.chapters.get(service).map(|chapter| chapter.number)
     }
 
+    /// The numbers of the backends that are in a service now, in its order.
+    #[must_use]
+    pub fn numbers(&self, service: &str) -> &[u32] {
+        let chapter = self.chapters.get(service);
+        chapter.map_or(&[], |chapter| &chapter.present)
+    }
+
     /// A backend's number, which is that of its counters, if it was ever in the service.
     #[must_use]
     pub fn number(&self, service: &str, backend: &str) -> Option<u32> {
@@ -433,25 +508,25 @@ impl Chapter {
     /// The backend's number: the one it had, or the next.
     fn backend(
         &mut self,
+        name: &str,
         service: &model::Service,
         backend: &model::Backend,
         names: &mut Vec<(String, String)>,
     ) -> Result<u32, Unbookable> {
-        let name = backend.name(service);
-        if let Some(known) = self.backends.get(&name) {
+        if let Some(known) = self.backends.get(name) {
             return Ok(known.number);
         }
         if names.len() >= counters::MAX_BACKENDS {
             return Err(Unbookable::Backends);
         }
         let number = names.len() as u32;
-        names.push((service.name.clone(), name.clone()));
+        names.push((service.name.clone(), name.to_owned()));
         let known = Known {
             number,
             address: backend.address,
             port: backend.port,
         };
-        self.backends.insert(name, known);
+        self.backends.insert(name.to_owned(), known);
         Ok(number)
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_engine::buffer::BufferSource;
-use weir_shm::model::{Admin, OnDown, Pool, Service, percent};
+use weir_shm::model::{Admin, Backend, HealthKind, OnDown, Pool, Service, percent};
 use weir_shm::segment::directory::BackendState;
 use weir_shm::segment::event::EventKind;
 
@@ -26,6 +26,62 @@ pub(super) struct Drain {
     timeout: Duration,
     /// When what is left of its flows is taken away.
     pub(super) due: Nanos,
+}
+
+/// What of a pool is as it was in the one before.
+struct Kept {
+    /// Of each service, the place that it had if it is the same.
+    places: Vec<Option<usize>>,
+    /// Whether the pools have the same services in the same order, with the same addresses and ports,
+    /// and the same backends in the same order.
+    is_alike: bool,
+    /// Whether the same backends are checked.
+    is_watched_alike: bool,
+}
+
+impl Kept {
+    fn of(before: &Pool, after: &Pool) -> Self {
+        let named = before.services.iter().map(|service| service.name.as_str());
+        let were: HashMap<&str, usize> = named.zip(0..).collect();
+        let same = |service: &Service| {
+            let place = were.get(service.name.as_str()).copied()?;
+            (before.services.get(place) == Some(service)).then_some(place)
+        };
+        let places: Vec<Option<usize>> = after.services.iter().map(same).collect();
+        let pairs = || {
+            before
+                .services
+                .iter()
+                .zip(&after.services)
+                .zip(&places)
+                .enumerate()
+        };
+        let is_alike = before.services.len() == after.services.len()
+            && pairs().all(|(at, ((was, is), place))| *place == Some(at) || is_alike(was, is));
+        let is_checked = |service: &Service| service.health.kind != HealthKind::None;
+        Self {
+            is_alike,
+            is_watched_alike: is_alike
+                && pairs().all(|(_, ((was, is), _))| is_checked(was) == is_checked(is)),
+            places,
+        }
+    }
+
+    /// The place that the service at this place had, if it is the same.
+    fn was_at(&self, place: usize) -> Option<usize> {
+        self.places.get(place).copied().flatten()
+    }
+}
+
+/// Whether packets of a service come from and go to the same addresses and ports as before.
+fn is_alike(was: &Service, is: &Service) -> bool {
+    let endpoint = |backend: &Backend| (backend.address, backend.port);
+    let backends = || was.backends.iter().zip(&is.backends);
+    (&was.name, was.vip, was.port, was.protocol, was.forwarding)
+        == (&is.name, is.vip, is.port, is.protocol, is.forwarding)
+        && (&was.tunnel, &was.snat_pool) == (&is.tunnel, &is.snat_pool)
+        && was.backends.len() == is.backends.len()
+        && backends().all(|(was, is)| endpoint(was) == endpoint(is))
 }
 
 /// All drains of a pool: one that was under way with the same time-out keeps its deadline.
@@ -113,8 +169,17 @@ impl<S: BufferSource> Control<S> {
     pub fn apply(&mut self, now: Nanos, generation: u64, pool: Pool) -> Result<(), Refusal> {
         pool.validate()
             .map_err(|problem| Refusal::Invalid(problem.to_string()))?;
+        self.apply_valid(now, generation, pool)
+    }
+
+    /// As [`Control::apply`], for a pool that was found valid already.
+    ///
+    /// # Errors
+    /// As [`Control::apply`].
+    pub fn apply_valid(&mut self, now: Nanos, generation: u64, pool: Pool) -> Result<(), Refusal> {
+        let kept = Kept::of(&self.pool, &pool);
         self.config
-            .check_reach(&pool)
+            .check_reach_of(&pool, |place| kept.was_at(place).is_none())
             .map_err(|problem| Refusal::Invalid(problem.to_string()))?;
         self.checker.prepare(&pool).map_err(Refusal::Invalid)?;
         let drains = follow_drains(now, &pool, &self.drains);
@@ -122,8 +187,23 @@ impl<S: BufferSource> Control<S> {
         let drained: HashSet<Who> = over.map(|(who, _)| who.clone()).collect();
         let ramps = self.ramps.clone();
         self.checker.follow(now, &self.config, &self.pool, &pool);
-        let standings = self.standings_of(now, &pool, &drained);
-        if let Err(refusal) = self.put_in_force(generation, &pool, &standings) {
+        let mut stirred = self.checker.take_changed();
+        let differently = drained.symmetric_difference(&self.drained);
+        stirred.extend(differently.map(|(service, _)| service.clone()));
+        let is_kept = |place, service: &Service| {
+            let was = kept.was_at(place);
+            was.filter(|_| !stirred.contains(&service.name))
+        };
+        let standings = self.standings_of(now, &pool, &drained, &is_kept);
+        let changed = kept.is_alike.then(|| {
+            let services = pool.services.iter().enumerate();
+            services
+                .filter(|(place, service)| is_kept(*place, service).is_none())
+                .map(|(place, _)| place)
+                .collect::<Vec<_>>()
+        });
+        let put = self.put_in_force(generation, &pool, &standings, changed.as_deref());
+        if let Err(refusal) = put {
             self.checker.follow(now, &self.config, &pool, &self.pool);
             self.ramps = ramps;
             return Err(refusal);
@@ -133,7 +213,9 @@ impl<S: BufferSource> Control<S> {
         self.drains = drains;
         self.drained = drained;
         self.checker.take_changed();
-        self.watch_backends();
+        if !kept.is_watched_alike {
+            self.watch_backends();
+        }
         let names: HashSet<&str> = self
             .pool
             .services
@@ -145,8 +227,15 @@ impl<S: BufferSource> Control<S> {
         Ok(())
     }
 
-    /// What becomes of all backends of a pool that is to follow the one in force.
-    fn standings_of(&mut self, now: Nanos, pool: &Pool, drained: &HashSet<Who>) -> Vec<Standings> {
+    /// What becomes of all backends of a pool that is to follow the one in force. `kept` gives the
+    /// place that a service had, if nothing about it changed.
+    fn standings_of(
+        &mut self,
+        now: Nanos,
+        pool: &Pool,
+        drained: &HashSet<Who>,
+        kept: &impl Fn(usize, &Service) -> Option<usize>,
+    ) -> Vec<Standings> {
         let places: HashMap<String, usize> = self
             .pool
             .services
@@ -155,7 +244,12 @@ impl<S: BufferSource> Control<S> {
             .zip(0..)
             .collect();
         let mut all = Vec::with_capacity(pool.services.len());
-        for service in &pool.services {
+        for (place, service) in pool.services.iter().enumerate() {
+            let stood = kept(place, service).and_then(|place| self.standings.get(place));
+            if let Some(stood) = stood {
+                all.push(stood.clone());
+                continue;
+            }
             // Only growing shares depend on what was before.
             let place = places.get(&service.name);
             let place = place.filter(|_| !service.slow_start.is_zero());
@@ -213,12 +307,23 @@ impl<S: BufferSource> Control<S> {
         Standings::of(service, &facts_now)
     }
 
+    /// Publishes a pool. `changed` are the places of services that changed and have their addresses
+    /// and ports, and their backends theirs; without it, everything is made anew.
     fn put_in_force(
         &mut self,
         generation: u64,
         pool: &Pool,
         standings: &[Standings],
+        changed: Option<&[usize]>,
     ) -> Result<(), Refusal> {
+        if let Some(places) = changed {
+            let before = self.publisher.current();
+            let adjacency = Arc::clone(&before.adjacency);
+            let book = &mut self.book;
+            let services = book.follow(&before.services, generation, pool, standings, places)?;
+            self.publish(Arc::new(services), adjacency);
+            return Ok(());
+        }
         let ground = Ground {
             config: &self.config,
             facts: &self.facts,
@@ -313,17 +418,23 @@ impl<S: BufferSource> Control<S> {
                 *entry = stands;
             }
         }
-        if standings == self.standings {
+        let pairs = standings.iter().zip(&self.standings).enumerate();
+        let places: Vec<usize> = pairs
+            .filter(|(_, (stands, stood))| stands != stood)
+            .map(|(place, _)| place)
+            .collect();
+        if places.is_empty() {
             return;
         }
         let (generation, pool) = (self.generation(), std::mem::take(&mut self.pool));
         // No number is given out here, so this cannot be refused; if it were, things would only
         // stay as they are for longer.
-        if self.put_in_force(generation, &pool, &standings).is_ok() {
+        let put = self.put_in_force(generation, &pool, &standings, Some(&places));
+        if put.is_ok() {
             self.standings = standings;
         }
         self.pool = pool;
-        self.stirred = true;
+        self.stirred.extend(places);
     }
 
     /// Hears what a router says of the way to a backend.
@@ -346,7 +457,7 @@ impl<S: BufferSource> Control<S> {
         let standings = std::mem::take(&mut self.standings);
         // No number is given out here, so this cannot be refused; if it were, errors would only
         // come for longer.
-        let _ = self.put_in_force(generation, &pool, &standings);
+        let _ = self.put_in_force(generation, &pool, &standings, None);
         (self.pool, self.standings) = (pool, standings);
     }
 
@@ -394,8 +505,8 @@ impl<S: BufferSource> Control<S> {
         }
     }
 
-    /// Whether what is in force changed, other than by an operator, since this was last asked.
-    pub const fn take_stirred(&mut self) -> bool {
-        std::mem::replace(&mut self.stirred, false)
+    /// The places of services that changed, other than by an operator, since this was last asked.
+    pub fn take_stirred(&mut self) -> BTreeSet<usize> {
+        std::mem::take(&mut self.stirred)
     }
 }

@@ -21,6 +21,7 @@ pub(super) fn equip(
     number: impl Fn(&str, &str) -> Option<u32>,
     narrower: impl Fn(IpAddr, u16) -> u16,
 ) {
+    let mut outers = Vec::new();
     for service in &pool.services {
         let needs = service.forwarding.is_tunnel()
             || service.tunnel.dscp.is_some()
@@ -40,13 +41,14 @@ pub(super) fn equip(
                 // Headers are 56 bytes at most, backends 131,072.
                 let least = outer.overhead() + least_inner(service.vip.is_ipv4());
                 line.overhead = outer.overhead() + narrower(backend.address, least);
-                line.outer = services.outers.len() as u32;
-                services.outers.push(outer);
+                line.outer = outers.len() as u32;
+                outers.push(outer);
                 let source = source.filter(|source| !services.tunnel_sources.contains(source));
                 services.tunnel_sources.extend(source);
             }
         }
     }
+    services.outers = outers.into();
 }
 
 /// What passes at the least, whatever routers say: the smallest MTU of IPv6, or what every IPv4 host

@@ -21,7 +21,7 @@ mod path_mtu;
 pub mod plan;
 pub mod standing;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -129,8 +129,8 @@ pub struct Control<S: BufferSource> {
     paths: PathMtus,
     /// When growing shares were last looked at.
     settled_at: Nanos,
-    /// Whether what is in force changed by itself.
-    stirred: bool,
+    /// Places of services of which something changed by itself.
+    stirred: BTreeSet<usize>,
     events: Vec<Event>,
     outbox: Vec<Outgoing<S::Buffer>>,
     actions: Vec<Action<Waiting<S::Buffer>>>,
@@ -215,7 +215,7 @@ impl<S: BufferSource> Control<S> {
             standings,
             paths: PathMtus::default(),
             settled_at: 0,
-            stirred: false,
+            stirred: BTreeSet::new(),
             events: Vec::new(),
             outbox: Vec::new(),
             actions: Vec::new(),

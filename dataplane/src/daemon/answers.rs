@@ -29,23 +29,24 @@ pub fn directory<S: BufferSource>(control: &Control<S>) -> RunningDirectory {
 
 fn entry<S: BufferSource>(control: &Control<S>, place: usize, service: &Service) -> ServiceEntry {
     let book = control.book();
-    let standings = control.standings(place);
-    let backends = service
-        .backends
-        .iter()
-        .enumerate()
-        .map(|(place, backend)| {
-            let name = backend.name(service);
-            BackendEntry {
-                number: book.number(&service.name, &name).unwrap_or_default(),
-                state: standings.map_or(BackendState::Up, |all| all.backend(place).state),
-            }
-        })
-        .collect();
+    let states = states(control, place);
+    let numbers = book.numbers(&service.name).iter().copied();
+    let backends = numbers.chain(std::iter::repeat(0)).zip(states);
     ServiceEntry {
         number: book.service_number(&service.name).unwrap_or_default(),
-        backends,
+        backends: backends
+            .map(|(number, state)| BackendEntry { number, state })
+            .collect(),
     }
+}
+
+/// What became of the backends of the service at this place, in order.
+pub fn states<S: BufferSource>(control: &Control<S>, place: usize) -> Vec<BackendState> {
+    let standings = control.standings(place);
+    let service = control.pool().services.get(place);
+    let count = service.map_or(0, |service| service.backends.len());
+    let state = |place| standings.map_or(BackendState::Up, |all| all.backend(place).state);
+    (0..count).map(state).collect()
 }
 
 /// The answer to an operator's question.

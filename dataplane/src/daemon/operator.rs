@@ -32,10 +32,22 @@ use super::{answers, log};
 use crate::config::Config;
 use crate::control::{Control, Outgoing};
 
-/// How long the control core rests when nothing happened.
-const REST: Duration = Duration::from_micros(200);
-/// How often statistics are written and the segment is looked after.
+/// How long the control core rests between two looks while there is something to do: frames come and
+/// go, or an operator is at work.
+const SHORT_REST: Duration = Duration::from_micros(100);
+/// How long it goes on so after the last frame, and after an operator's last word. An operator opens
+/// the segment first, which ends a rest at once, and needs time to make up a pool.
+const LIVELY: Duration = Duration::from_millis(2);
+const ATTENTIVE: Duration = Duration::from_millis(20);
+/// How long it rests when nothing happened: a worker's frame waits no longer. Each time it wakes takes
+/// some microseconds, of a core that may be somebody else's as well.
+const REST: Duration = Duration::from_millis(1);
+/// How often the segment is looked after, and statistics are written.
 const STATISTICS: Duration = Duration::from_millis(100);
+/// The part of a core that statistics may take: those of a large pool are written less often.
+const STATISTICS_SHARE: u32 = 100;
+/// How often the service manager is told at most what became of backends.
+const STATUS: Duration = Duration::from_secs(1);
 /// How often it is told how full the flow tables are.
 const OCCUPANCY: Duration = Duration::from_millis(500);
 /// How often refusals of clients' connections are looked at.
@@ -79,9 +91,21 @@ impl Running {
     }
 }
 
+/// What happened in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Busy {
+    No,
+    /// Frames came or went.
+    Frames,
+    /// An operator changed or asked something.
+    Operator,
+}
+
 /// The segment's side of the control core.
 pub struct Operator {
     server: Server,
+    /// Whether backends' states changed since the service manager was told.
+    stirred: bool,
     /// Whether the segment could not be written, so that it is said once.
     broken: bool,
     log: log::EventLog,
@@ -106,6 +130,7 @@ impl Operator {
         let (server, stale) = Server::create(&folder, &config.instance.name, options)?;
         let mut operator = Self {
             server,
+            stirred: false,
             broken: false,
             log: log::EventLog::new(Instant::now()),
             manager: Manager::new(Instant::now(), &config.engine.workers),
@@ -182,7 +207,9 @@ impl Operator {
         let clock = Clock::new();
         let mut statistics = Statistics::new(&running.ports);
         let mut last = Instant::now();
-        let mut looked = last;
+        let (mut looked, mut written, mut told) = (last, last, last);
+        let mut spare = STATISTICS;
+        let mut lively_until = last + ATTENTIVE;
         while !running.stop.load(Ordering::Acquire) {
             let busy = self.round(running, clock.now().0, &mut statistics);
             self.manager.tick(Instant::now(), &running.blocks);
@@ -195,7 +222,16 @@ impl Operator {
             }
             if last.elapsed() >= STATISTICS {
                 last = Instant::now();
-                self.publish(running, &mut statistics);
+                if last - written >= spare {
+                    written = last;
+                    self.publish(running, &mut statistics);
+                    spare = STATISTICS.max(last.elapsed() * STATISTICS_SHARE);
+                }
+                if self.stirred && last - told >= STATUS {
+                    told = last;
+                    self.stirred = false;
+                    self.manager.in_force(&answers::directory(&running.control));
+                }
                 self.look_after_segment();
                 self.log.tick(last);
                 self.reload_on_signal(running, clock.now().0);
@@ -203,8 +239,20 @@ impl Operator {
                     break;
                 }
             }
-            if !busy {
-                std::thread::sleep(REST);
+            let now = Instant::now();
+            let lively = match busy {
+                Busy::No => Duration::ZERO,
+                Busy::Frames => LIVELY,
+                Busy::Operator => ATTENTIVE,
+            };
+            lively_until = lively_until.max(now + lively);
+            if busy != Busy::No {
+                continue;
+            }
+            if now < lively_until {
+                std::thread::sleep(SHORT_REST);
+            } else if self.server.rest(until_due(running, clock.now().0)) {
+                lively_until = Instant::now() + ATTENTIVE;
             }
         }
         self.manager.stopping();
@@ -214,7 +262,7 @@ impl Operator {
     pub fn finish(&mut self, running: &mut Running) {
         let now = Clock::new().now().0;
         let mut statistics = Statistics::new(&running.ports);
-        while self.round(running, now, &mut statistics) {}
+        while self.round(running, now, &mut statistics) != Busy::No {}
         running.control.give_up();
         self.publish(running, &mut statistics);
         self.tell(EventKind::Stopped, "stopped in order");
@@ -222,11 +270,11 @@ impl Operator {
         self.note(written);
     }
 
-    /// One round; whether anything happened.
-    fn round(&mut self, running: &mut Running, now: u64, statistics: &mut Statistics) -> bool {
-        let mut busy = false;
+    /// One round; what happened.
+    fn round(&mut self, running: &mut Running, now: u64, statistics: &mut Statistics) -> Busy {
+        let mut busy = Busy::No;
         for message in running.from_workers.drain(FRAMES) {
-            busy = true;
+            busy = Busy::Frames;
             match message {
                 ToControl::Punt(port, frame) => running.control.punted(now, port, frame.data()),
                 ToControl::Hold(neighbour, frame) => running.control.hold(now, neighbour, frame),
@@ -238,7 +286,7 @@ impl Operator {
         self.tell_of_changes(running);
         let outgoing: Vec<_> = running.control.take_outgoing().collect();
         for frame in outgoing {
-            busy = true;
+            busy = Busy::Frames;
             if let Err(frame) = running.to_worker.push(frame) {
                 // What weir made itself never came in, and is missed by whoever waits for it.
                 let lost = if frame.balanced {
@@ -250,11 +298,11 @@ impl Operator {
             }
         }
         if let Some(committed) = self.server.poll() {
-            busy = true;
+            busy = Busy::Operator;
             self.take_in(running, now, committed);
         }
         if let Some(question) = self.server.question() {
-            busy = true;
+            busy = Busy::Operator;
             if question == Question::Publish {
                 self.publish(running, statistics);
             }
@@ -283,9 +331,21 @@ impl Operator {
         for event in running.control.take_events() {
             self.tell(event.kind, &event.text);
         }
-        if running.control.take_stirred() {
-            self.take_stock(running);
+        let stirred = running.control.take_stirred();
+        if stirred.is_empty() {
+            return;
         }
+        self.stirred = true;
+        let mut changed = Vec::with_capacity(stirred.len());
+        let mut first = 0;
+        for (place, service) in running.control.pool().services.iter().enumerate() {
+            if stirred.contains(&place) {
+                changed.push((first, answers::states(&running.control, place)));
+            }
+            first += service.backends.len();
+        }
+        let written = self.server.restate(&changed);
+        self.note(written);
     }
 
     /// Brings the pool in force, with what its backends do, to those who look at it.
@@ -313,9 +373,9 @@ impl Operator {
         now: u64,
         Incoming { generation, pool }: Incoming,
     ) -> Result<(), String> {
-        let lines = Difference::between(running.control.pool(), &pool).lines();
+        let difference = Difference::between(running.control.pool(), &pool);
         let start = Instant::now();
-        if let Err(refusal) = running.control.apply(now, generation, pool) {
+        if let Err(refusal) = running.control.apply_valid(now, generation, pool) {
             let reason = refusal.to_string();
             self.refuse(generation, &reason);
             return Err(reason);
@@ -325,12 +385,11 @@ impl Operator {
         let built = running.control.book().tables_built();
         let written = self.server.rebuilt(nanoseconds, built);
         self.note(written);
-        let what = match (lines.len(), lines.get(..TOLD)) {
-            (0, _) => "no change".to_owned(),
-            (all, Some(first)) if all > TOLD => {
-                format!("{}; and {} more", first.join("; "), all - TOLD)
-            }
-            _ => lines.join("; "),
+        let first = difference.first_lines(TOLD).join("; ");
+        let what = match difference.entries().len() {
+            0 => "no change".to_owned(),
+            all if all > TOLD => format!("{first}; and {} more", all - TOLD),
+            _ => first,
         };
         self.tell(
             EventKind::Configuration,
@@ -488,6 +547,13 @@ impl Operator {
         let written = self.server.write_ports(&ports);
         self.note(written);
     }
+}
+
+/// How long the control core may rest: until something is due, at most [`REST`].
+fn until_due(running: &Running, now: u64) -> Duration {
+    let due = running.control.next_due(now);
+    let left = due.map_or(REST, |due| Duration::from_nanos(due.saturating_sub(now)));
+    left.clamp(Duration::from_micros(1), REST)
 }
 
 /// A backend's refusals and new flows, as all workers counted them.

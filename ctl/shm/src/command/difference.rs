@@ -97,6 +97,12 @@ impl Difference {
     pub fn lines(&self) -> Vec<String> {
         self.entries.iter().map(Entry::line).collect()
     }
+
+    /// The first so many lines.
+    #[must_use]
+    pub fn first_lines(&self, most: usize) -> Vec<String> {
+        self.entries.iter().take(most).map(Entry::line).collect()
+    }
 }
 
 impl Entry {

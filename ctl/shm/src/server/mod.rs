@@ -198,10 +198,10 @@ impl Server {
         if block >= self.header.blocks() || first + values.len() > counters::BLOCK {
             return Ok(());
         }
-        let bytes: Vec<u8> = values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
+        let mut bytes = Vec::with_capacity(values.len() * 8);
+        for value in values {
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
         self.file
             .write_all_at(&bytes, layout::counter(block, first))
     }
