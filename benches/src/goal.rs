@@ -85,6 +85,8 @@ const GOALS: &[(&str, &str, Goal)] = &[
         "connections/s, beside HAProxy",
         Goal::RatioAtLeast(1.5),
     ),
+    ("Q", "plaintext", Goal::AtMost(15.0)),
+    ("Q", "AES", Goal::AtMost(60.0)),
 ];
 
 /// The goal of a case.

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod modes;
 pub mod new_flows;
 pub mod requests;
+pub mod schedulers;
 pub mod tables;
 pub mod veth;
 pub mod workers;
@@ -80,6 +81,7 @@ pub const ALL: &[(char, &str, Measure)] = &[
         modes::measure,
     ),
     ('Q', "Decoding QUIC connection IDs", connection_ids::measure),
+    ('S', "New flows, by scheduler", schedulers::measure),
 ];
 
 /// Measures one figure.

@@ -67,9 +67,9 @@ impl Sink<HeapBuffer> for Back {
     }
 }
 
-/// The configuration: IPv4 and IPv6 services with a hundred backends each, for UDP and for TCP.
+/// A configuration without services: a port, and the neighbours that are backends.
 #[must_use]
-pub fn config(forwarding: &str) -> String {
+pub fn base() -> String {
     let mut text = "[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n\
          addresses = [\"10.0.0.1/16\", \"2001:db8:2::1/64\"]\n\
          [[route]]\nto = \"0.0.0.0/0\"\nvia = \"10.0.0.2\"\n\
@@ -82,6 +82,13 @@ pub fn config(forwarding: &str) -> String {
              [[neighbor]]\naddress = \"2001:db8:2::1:{backend:x}\"\nmac = \"02:00:00:00:06:{backend:02x}\"\n"
         );
     }
+    text
+}
+
+/// The configuration: IPv4 and IPv6 services with a hundred backends each, for UDP and for TCP.
+#[must_use]
+pub fn config(forwarding: &str) -> String {
+    let mut text = base();
     for (name, vip, protocol, net, hexadecimal) in [
         ("web", "198.51.100.10", "udp", "10.0.1.", false),
         ("web-tcp", "198.51.100.10", "tcp", "10.0.1.", false),
@@ -263,6 +270,28 @@ impl Path {
         let start = Instant::now();
         for _ in 0..rounds {
             self.round(traffic, &mut flow, run, 2);
+        }
+        start.elapsed().as_secs_f64() * 1e9 / f64::from(rounds * BURST as u32)
+    }
+
+    /// Nanoseconds a packet of `packets` that are written over each other in turn from `frames`; only
+    /// the writing unless `run`.
+    pub fn replay(&mut self, frames: &[Vec<u8>], packets: u32, run: bool) -> f64 {
+        if self.burst.len() < BURST {
+            let longest = frames.iter().max_by_key(|frame| frame.len());
+            let frame = longest.map(Vec::as_slice).unwrap_or_default();
+            self.burst = (0..BURST).map(|_| HeapBuffer::new(frame)).collect();
+        }
+        let rounds = packets.div_ceil(BURST as u32).max(1);
+        let mut next = frames.iter().cycle();
+        let start = Instant::now();
+        for _ in 0..rounds {
+            for (place, frame) in self.burst.iter_mut().zip(&mut next) {
+                place.data_mut().copy_from_slice(frame);
+            }
+            if run {
+                self.process(2);
+            }
         }
         start.elapsed().as_secs_f64() * 1e9 / f64::from(rounds * BURST as u32)
     }

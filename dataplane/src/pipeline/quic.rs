@@ -19,6 +19,7 @@ use super::lane::{Lane, Verdict};
 use super::steer::Steering;
 use crate::conntrack::{Conntrack, Tick};
 use crate::parse::Packet;
+use crate::quic::Burst;
 use crate::service::Services;
 
 /// Hot: steers the packets of QUIC services in a burst.
@@ -34,24 +35,31 @@ pub fn all<B: Buffer>(
 ) {
     // All are decoded before the first is looked up, while conntrack's lines come in.
     let mut ours: ArrayVec<(u8, Option<u32>), BURST> = ArrayVec::new();
+    let mut sealed: Burst<'_, BURST> = Burst::new();
     for (place, (frame, lane)) in (0u8..).zip(burst.iter().zip(lanes.iter())) {
         if lane.verdict != Verdict::Forward || lane.packet.protocol != protocol::UDP {
             continue;
         }
         let service = services.get(lane.service);
         if let Some(quic) = service.and_then(|service| service.quic.as_deref()) {
-            let named = quic.backend(datagram(frame.data(), &lane.packet));
-            let kept = named.filter(|number| services.keeps(lane.service, *number).is_some());
+            let index = ours.len() as u8;
+            let named = sealed.read(index, quic, datagram(frame.data(), &lane.packet));
             // Never full: a burst has no more packets than this has room.
-            let _ = ours.try_push((place, kept));
+            let _ = ours.try_push((place, named));
         }
     }
+    sealed.open(|index, number| {
+        if let Some((_, named)) = ours.get_mut(usize::from(index)) {
+            *named = number;
+        }
+    });
     let mut steering = Steering::new(services, now, conntrack, chooser, counters);
     for (place, named) in ours {
         let place = usize::from(place);
         let (Some(lane), Some(frame)) = (lanes.get_mut(place), burst.get(place)) else {
             continue;
         };
+        let named = named.filter(|number| services.keeps(lane.service, *number).is_some());
         match named {
             Some(number) => steering.pin(lane, number),
             None => steering.one(lane, frame.data()),

@@ -4,7 +4,7 @@
 //! connection-ID generator. Nonces are the caller's: with a key, none may come twice; without,
 //! they must look random (section 9.6).
 
-use aes::Aes128;
+use aes::Aes128Enc;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use arrayvec::ArrayVec;
 use weir_shm::model::{MAX_PLAINTEXT, QuicConfig, ServerId};
@@ -29,7 +29,7 @@ pub enum FirstOctet {
 pub struct Encoder {
     config: QuicConfig,
     first: FirstOctet,
-    aes: Option<Aes128>,
+    aes: Option<Aes128Enc>,
 }
 
 impl Encoder {
@@ -40,7 +40,7 @@ impl Encoder {
         (config.rotation < weir_shm::model::ROTATIONS).then(|| Self {
             config: *config,
             first,
-            aes: config.key.map(|key| Aes128::new(&key.0.into())),
+            aes: config.key.map(|key| Aes128Enc::new(&key.0.into())),
         })
     }
 
@@ -70,7 +70,7 @@ impl Encoder {
     }
 }
 
-fn encrypt(aes: &Aes128, len: u8, text: &mut [u8]) -> Option<()> {
+fn encrypt(aes: &Aes128Enc, len: u8, text: &mut [u8]) -> Option<()> {
     if len == BLOCK {
         let mut block = <[u8; BLOCK as usize]>::try_from(&*text).ok()?.into();
         aes.encrypt_block(&mut block);

@@ -6,11 +6,19 @@
 //! the middle octet belongs to both halves, a nibble to each: the left half's last four bits and the
 //! right half's first four are zero, which `left` and `right`, the masks, see to.
 //!
-//! Blocks stay octets throughout: what is computed on whole blocks compiles to vector instructions,
-//! while a detour over 64-bit words between two passes would cost a stalled load each.
+//! Each pass waits for the one before, so what lies between two passes counts. All passes of all texts
+//! of a burst run inside one callback of the AES crate ([`BlockCipherEncClosure`]), where its
+//! instructions are enabled: they compile to one run of vector instructions, with neither a call nor a
+//! detour over memory between two passes, and the passes of several texts overlap. Entering the callback
+//! is what costs: on processors with wide vectors the crate spreads the round keys over them each time.
+//! Blocks stay octets throughout, since what is computed on whole blocks compiles to vector
+//! instructions.
 
-use aes::Aes128;
-use aes::cipher::BlockCipherEncrypt;
+use aes::Aes128Enc;
+use aes::cipher::consts::U16;
+use aes::cipher::{
+    Array, BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt, BlockSizeUser,
+};
 
 /// Sixteen octets.
 pub(super) type Block = [u8; 16];
@@ -74,56 +82,78 @@ impl Shape {
         })
     }
 
-    /// The beginning of the joined halves: 16 octets of them at most, as a number.
-    #[inline]
-    pub(super) fn join(&self, halves: Halves) -> u128 {
-        let [left, right] = [halves.left, halves.right].map(u128::from_be_bytes);
-        left | right >> (8 * self.offset())
-    }
-
-    /// Hot: what a pass makes of a half: `expand` and AES, cut to `mask`.
-    #[inline]
-    fn pass(&self, cipher: &Aes128, tail: Block, half: Block, mask: Block) -> Block {
-        let mut block = or(half, tail).into();
-        cipher.encrypt_block(&mut block);
-        and(block.into(), mask)
-    }
-
-    #[inline(always)]
-    fn pass_left<const PASS: usize>(&self, cipher: &Aes128, halves: &mut Halves) {
-        let stream = self.pass(cipher, self.tails[PASS - 1], halves.right, self.left);
-        halves.left = xor(halves.left, stream);
-    }
-
-    #[inline(always)]
-    fn pass_right<const PASS: usize>(&self, cipher: &Aes128, halves: &mut Halves) {
-        let stream = self.pass(cipher, self.tails[PASS - 1], halves.left, self.right);
-        halves.right = xor(halves.right, stream);
-    }
-
     /// Encrypts: passes 1 to 4.
-    pub(super) fn encrypt(&self, cipher: &Aes128, mut halves: Halves) -> Halves {
-        self.pass_right::<1>(cipher, &mut halves);
-        self.pass_left::<2>(cipher, &mut halves);
-        self.pass_right::<3>(cipher, &mut halves);
-        self.pass_left::<4>(cipher, &mut halves);
+    pub(super) fn encrypt(&self, aes: &Aes128Enc, mut halves: Halves) -> Halves {
+        let all = std::slice::from_mut(&mut halves);
+        aes.encrypt_with_backend(Passes::<_, ENCRYPT> { shape: self, all });
         halves
     }
 
-    /// Hot: the left half of the plaintext, and the right one before its pass: passes 4 to 2.
-    #[inline(always)]
-    pub(super) fn decrypt_left(&self, cipher: &Aes128, mut halves: Halves) -> Halves {
-        self.pass_left::<4>(cipher, &mut halves);
-        self.pass_right::<3>(cipher, &mut halves);
-        self.pass_left::<2>(cipher, &mut halves);
-        halves
+    /// Hot: the left halves of plaintexts, and the right ones before their last pass: passes 4 to 2.
+    #[inline]
+    pub(super) fn decrypt_left(&self, aes: &Aes128Enc, all: &mut [impl AsMut<Halves>]) {
+        aes.encrypt_with_backend(Passes::<_, DECRYPT_LEFT> { shape: self, all });
     }
 
-    /// Hot: the whole plaintext, from what [`Shape::decrypt_left`] gave: pass 1.
+    /// Hot: whole plaintexts: passes 4 to 1.
+    #[inline]
+    pub(super) fn decrypt(&self, aes: &Aes128Enc, all: &mut [impl AsMut<Halves>]) {
+        aes.encrypt_with_backend(Passes::<_, DECRYPT> { shape: self, all });
+    }
+}
+
+impl AsMut<Self> for Halves {
+    #[inline]
+    fn as_mut(&mut self) -> &mut Self {
+        self
+    }
+}
+
+const ENCRYPT: u8 = 0;
+const DECRYPT_LEFT: u8 = 1;
+const DECRYPT: u8 = 2;
+
+/// The passes of several texts, to be run where the AES instructions are.
+struct Passes<'a, T, const WHAT: u8> {
+    shape: &'a Shape,
+    all: &'a mut [T],
+}
+
+impl<T, const WHAT: u8> BlockSizeUser for Passes<'_, T, WHAT> {
+    type BlockSize = U16;
+}
+
+impl<T: AsMut<Halves>, const WHAT: u8> BlockCipherEncClosure for Passes<'_, T, WHAT> {
     #[inline(always)]
-    pub(super) fn decrypt_right(&self, cipher: &Aes128, mut halves: Halves) -> Halves {
-        self.pass_right::<1>(cipher, &mut halves);
-        halves
+    fn call<B: BlockCipherEncBackend<BlockSize = U16>>(self, aes: &B) {
+        let shape = self.shape;
+        // What a pass makes of a half: `expand` and AES, cut to the other half's octets.
+        let stream = |number: usize, half: Block, mask: Block| {
+            let mut block = Array::from(or(half, shape.tails[number - 1]));
+            aes.encrypt_block_inplace(&mut block);
+            and(block.into(), mask)
+        };
+        for halves in self.all {
+            let halves = halves.as_mut();
+            let Halves {
+                mut left,
+                mut right,
+            } = *halves;
+            if WHAT == ENCRYPT {
+                right = xor(right, stream(1, left, shape.right));
+                left = xor(left, stream(2, right, shape.left));
+                right = xor(right, stream(3, left, shape.right));
+                left = xor(left, stream(4, right, shape.left));
+            } else {
+                left = xor(left, stream(4, right, shape.left));
+                right = xor(right, stream(3, left, shape.right));
+                left = xor(left, stream(2, right, shape.left));
+            }
+            if WHAT == DECRYPT {
+                right = xor(right, stream(1, left, shape.right));
+            }
+            *halves = Halves { left, right };
+        }
     }
 }
 

@@ -9,11 +9,13 @@
 //! - `header` finds the connection ID (RFC 8999, and RFC 9000 for which packets have none that a
 //!   server made).
 //! - `decode` takes the server ID out of it: plaintext, one AES block, or `feistel`'s four passes.
+//! - `burst` does so for many packets at once.
 //! - `directory` has the backend's number under the ID.
 //! - `encode` is the server's side of all this, for tests and for whoever writes a server.
 //!
 //! Read next to the draft: sections 3 (first octet), 4 (unroutable IDs) and 5 (encodings).
 
+mod burst;
 mod decode;
 mod directory;
 pub mod encode;
@@ -22,6 +24,7 @@ pub mod header;
 
 use weir_shm::model::{QuicConfig, ServerId};
 
+pub use burst::Burst;
 use decode::Decoder;
 use directory::Directory;
 use header::Destination;

@@ -301,6 +301,46 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_burst_is_decoded_as_its_datagrams_are_one_by_one(
+        configs in proptest::collection::vec(encodings(), 1..4),
+        order in proptest::collection::vec((any::<proptest::sample::Index>(), 0u8..4), 0..40),
+    ) {
+        // Each pair is a service of its own, so that rotations may repeat.
+        let services: Vec<(Quic, Vec<u8>)> = (10u32..)
+            .zip(&configs)
+            .map(|(number, (config, id, nonce))| {
+                let id = ServerId::new(id).unwrap();
+                let encoder = Encoder::new(config, FirstOctet::Length).unwrap();
+                let cid = encoder.encode(&id, nonce).unwrap();
+                (Quic::new(&[*config], [(config.rotation, id, number)]), cid.to_vec())
+            })
+            .collect();
+        let datagrams: Vec<(&Quic, Vec<u8>)> = order
+            .iter()
+            .map(|(index, kind)| {
+                let (quic, cid) = &services[index.index(services.len())];
+                let datagram = match kind {
+                    0 => [&[0x41][..], cid, &[7; 20]].concat(),
+                    1 => [&[0xe1, 0, 0, 0, 1, cid.len() as u8][..], cid, &[7; 20]].concat(),
+                    2 => [&[0xc1, 0, 0, 0, 1, cid.len() as u8][..], cid, &[7; 20]].concat(),
+                    _ => [&[0x41][..], &cid[..cid.len() - 1]].concat(),
+                };
+                (quic, datagram)
+            })
+            .collect();
+        let mut burst: Burst<'_, 64> = Burst::new();
+        let mut named: Vec<Option<u32>> = Vec::new();
+        for (place, (quic, datagram)) in (0u8..).zip(&datagrams) {
+            named.push(burst.read(place, quic, datagram));
+        }
+        burst.open(|place, number| named[usize::from(place)] = number);
+        let one_by_one = datagrams.iter().map(|(quic, datagram)| quic.backend(datagram));
+        prop_assert_eq!(named, one_by_one.collect::<Vec<_>>());
+    }
+}
+
 #[test]
 fn the_worked_example_of_the_text_holds_by_the_book() {
     let key: [u8; 16] = hex("fdf726a9893ec05c0632d3956680baf0").try_into().unwrap();
