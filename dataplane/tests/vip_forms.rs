@@ -67,6 +67,145 @@ fn of_every_pair_of_forms_the_more_specific_wins_whatever_the_order_of_the_file(
     }
 }
 
+/// A form as an oracle reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Form {
+    /// Bits of the prefix.
+    prefix: u8,
+    ports: Ports,
+    protocol: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ports {
+    One,
+    Range(u16, u16),
+    Any,
+}
+
+impl Form {
+    fn every() -> Vec<Self> {
+        let mut all = Vec::new();
+        for prefix in [32, 28, 24] {
+            let form = |ports, protocol| Self {
+                prefix,
+                ports,
+                protocol,
+            };
+            for protocol in ["tcp", "udp", "quic"] {
+                for ports in [
+                    Ports::One,
+                    Ports::Range(8_000, 8_100),
+                    Ports::Range(8_080, 8_200),
+                    Ports::Any,
+                ] {
+                    all.push(form(ports, protocol));
+                }
+            }
+            all.push(form(Ports::Any, "any"));
+        }
+        all
+    }
+
+    fn written(self) -> String {
+        let vip = match self.prefix {
+            32 => "198.51.100.10".to_owned(),
+            bits => format!("198.51.100.0/{bits}"),
+        };
+        let port = match self.ports {
+            Ports::One => "8080".to_owned(),
+            Ports::Range(first, last) => format!("{first}-{last}"),
+            Ports::Any => "any".to_owned(),
+        };
+        format!("{vip} {port} {}", self.protocol)
+    }
+
+    /// Whether it matches packets of `tcp` or `udp` to 198.51.100.10:8080.
+    fn matches(self, protocol: &str) -> bool {
+        match self.protocol {
+            "any" => true,
+            "quic" => protocol == "udp",
+            own => protocol == own,
+        }
+    }
+
+    /// The longer the more specific; then the port, then the protocol.
+    fn rank(self) -> (u8, u8, u8) {
+        let ports = match self.ports {
+            Ports::One => 2,
+            Ports::Range(..) => 1,
+            Ports::Any => 0,
+        };
+        (self.prefix, ports, u8::from(self.protocol != "any"))
+    }
+
+    /// What is said of another behind it that it cannot be told from.
+    fn clash(self, other: Self) -> Option<&'static str> {
+        let same_packets = ["tcp", "udp"]
+            .iter()
+            .any(|protocol| self.matches(protocol) && other.matches(protocol));
+        let is_any = |form: Self| form.protocol == "any";
+        if self.prefix != other.prefix || !same_packets || is_any(self) != is_any(other) {
+            return None;
+        }
+        match (self.ports, other.ports) {
+            (one, two) if one == two => Some("which service \"one\" has already"),
+            (Ports::Range(..), Ports::Range(..)) => Some("ports overlap those of \"one\""),
+            _ => None,
+        }
+    }
+}
+
+#[test]
+fn every_pair_of_forms_of_every_protocol_has_a_winner_or_is_refused() {
+    let forms = Form::every();
+    let packets = [("tcp", Transport::Syn), ("udp", Transport::Udp)].map(|(name, kind)| {
+        (
+            name,
+            frame("203.0.113.5:1000", "198.51.100.10:8080", kind).build(),
+        )
+    });
+    let (mut refused, mut told) = (0, 0);
+    for (nth, one) in forms.iter().enumerate() {
+        for other in &forms[nth..] {
+            let services = [
+                form("one", &one.written(), "dsr-l2", 101),
+                form("other", &other.written(), "dsr-l2", 102),
+            ]
+            .map(|text| text.replace("forwarding", "table_size = 13\nforwarding"));
+            let case = format!("{}, {}", one.written(), other.written());
+            if let Some(found) = one.clash(*other) {
+                let text = config(&services.concat());
+                let error = Config::parse(Path::new("weir.toml"), &text)
+                    .unwrap_err()
+                    .to_string();
+                assert!(
+                    error.contains(found) && error.contains("accepted: "),
+                    "{case}: {error}"
+                );
+                refused += 1;
+                continue;
+            }
+            let mut workers = Workers::new(1, &services.concat());
+            for (protocol, packet) in &packets {
+                let winner = [(101, one), (102, other)]
+                    .into_iter()
+                    .filter(|(_, form)| form.matches(protocol))
+                    .max_by_key(|(_, form)| form.rank())
+                    .map(|(server, _)| server);
+                assert_eq!(
+                    workers.play(0, packet).server(),
+                    winner,
+                    "{case}: {protocol}"
+                );
+            }
+            told += 1;
+        }
+    }
+    // Of 39 forms: each with itself, ranges that overlap, and `udp` beside `quic`.
+    assert_eq!((refused, told), (3 * (13 + 3 + 4 + 2), 39 * 40 / 2 - 66));
+}
+
 #[test]
 fn forms_that_cannot_be_told_apart_are_refused() {
     for (one, other, found) in [

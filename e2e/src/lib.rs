@@ -5,6 +5,7 @@
 //! The tests are in `tests/`, one promise a file. They need root, and they say so by failing: a promise that nobody
 //! checked must not look kept. On a machine where that is not wanted, `WEIR_E2E_SKIP=1` leaves them out, except on CI.
 
+pub mod between;
 pub mod config;
 pub mod cores;
 pub mod daemon;

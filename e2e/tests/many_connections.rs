@@ -2,16 +2,11 @@
 //! another backend moves, and no packet is lost. weir-pktgen is both the clients and the backends, over net_memif.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use serde_json::Value;
-use weir_e2e::config::Config;
-use weir_e2e::daemon::Daemon;
-use weir_e2e::lab::{NAT_VIP4, backend4, instance};
-use weir_e2e::memif::{self, End};
-use weir_e2e::namespace::Namespace;
+use weir_e2e::between::{Between, CLIENT_NETWORK, end};
+use weir_e2e::lab::NAT_VIP4;
 use weir_e2e::process::Process;
 use weir_e2e::{Failure, Result, ensure, host, wait};
 
@@ -20,114 +15,28 @@ const CONNECTIONS: u64 = 100_000;
 const CYCLES: usize = 100;
 /// In which every connection speaks once: the connections over the rate.
 const ROUND: Duration = Duration::from_millis(2_500);
-/// The clients' MAC.
-const CLIENT_MAC: &str = "02:00:00:00:00:c1";
 /// The backend that comes and goes, by weir-pktgen's numbering from zero.
 const VICTIM: u64 = 3;
 
 struct Scene {
-    weir: Daemon,
+    between: Between,
     clients: Process,
-    backends: Process,
-    _namespace: Namespace,
-    _dir: tempfile::TempDir,
-}
-
-/// The way to the clients, and everybody's MAC: packets that come faster than an answer to ARP are not this test's subject.
-fn routes_and_neighbours() -> String {
-    let mut text = "[[route]]\nto = \"198.18.0.0/15\"\nvia = \"192.0.2.1\"\n".to_owned();
-    let mut neighbour = |address: &str, mac: &str| {
-        text += &format!("[[neighbor]]\naddress = \"{address}\"\nmac = \"{mac}\"\n");
-    };
-    neighbour("192.0.2.1", CLIENT_MAC);
-    for n in 1..=BACKENDS {
-        // weir-pktgen's own scheme: 02:00 and the address.
-        neighbour(&backend4(n), &format!("02:00:0a:00:00:{:02x}", 10 + n));
-    }
-    text
-}
-
-/// `weir-pktgen` with these words and a JSON report, away from the worker's core.
-fn pktgen(namespace: &Namespace, words: &str) -> Result<Command> {
-    let mut command = namespace.command(host::binary("weir-pktgen")?);
-    command
-        .args(words.split_whitespace())
-        .args(["--json", "--core", "0"]);
-    Ok(command)
 }
 
 impl Scene {
-    /// weir between two memif links, one to the clients and one to the backends, all of them under way.
-    fn start(forwarding: &str, vip_protocol: &str) -> Result<Self> {
-        let (namespace, dir) = (
-            Namespace::new("balancer")?,
-            tempfile::TempDir::with_prefix("weir-e2e-")?,
-        );
-        let name = instance();
-        let nat = forwarding == "nat";
-        let backends: Vec<String> = (1..=BACKENDS)
-            .map(|n| {
-                if nat {
-                    format!("{} 8080", backend4(n))
-                } else {
-                    backend4(n)
-                }
-            })
-            .collect();
-        let mut config = Config::new(&name)
-            .port(
-                "wan",
-                &memif::device(0, dir.path(), "wan", End::Server),
-                r#""192.0.2.2/24""#,
-            )
-            .port(
-                "lan",
-                &memif::device(1, dir.path(), "lan", End::Server),
-                r#""10.0.0.1/24""#,
-            )
-            .port_key(&routes_and_neighbours())
-            .service("many", forwarding, vip_protocol, NAT_VIP4, "80", &backends);
-        config.engine = "flows_per_worker = 1_000_000\n".to_owned();
-        let weir = Daemon::start(&namespace, dir.path(), &name, &config.text())?;
-
-        let mode = if nat { "nat" } else { "dsr" };
-        let mut reflect = pktgen(&namespace, &format!("reflect --mode {mode}"))?;
-        reflect.args([
-            "--device",
-            &memif::device(0, dir.path(), "lan", End::Client),
-        ]);
-        reflect.args([
-            "--backend",
-            &format!("{}-{}", backend4(1), backend4(BACKENDS)),
-        ]);
-        let log = dir.path().join("reflect.log");
-        let backends = Process::start("weir-pktgen reflect", &reflect, &log)?;
-        wait::until_true("the link to the backends", Duration::from_secs(10), || {
-            weir.ctl_json(&["status"])
-                .is_ok_and(|status| status["ports"][1]["link"] == "up")
-        })?;
-
+    /// weir between clients and backends, all of them under way.
+    fn start(forwarding: &str, protocol: &str) -> Result<Self> {
+        let between = Between::start(forwarding, protocol, BACKENDS)?;
         let words = format!(
-            "run --vip {NAT_VIP4} --protocol {vip_protocol} --next-hop 192.0.2.2 --address 192.0.2.1 \
-             --clients 198.18.0.0/15 --src-mac {CLIENT_MAC} --flows {CONNECTIONS} --popularity sequential \
+            "run --vip {NAT_VIP4} --protocol {protocol} {CLIENT_NETWORK} --flows {CONNECTIONS} --popularity sequential \
              --packets-per-flow 0 --rate 40k --duration 120s"
         );
-        let mut run = pktgen(&namespace, &words)?;
-        run.args([
-            "--device",
-            &memif::device(0, dir.path(), "wan", End::Client),
-        ]);
-        if !nat {
-            run.arg("--one-way");
-        }
-        let clients = Process::start("weir-pktgen run", &run, &dir.path().join("run.log"))?;
-        Ok(Self {
-            weir,
-            clients,
-            backends,
-            _namespace: namespace,
-            _dir: dir,
-        })
+        let clients = between.clients(&words, |run| {
+            if forwarding != "nat" {
+                run.arg("--one-way");
+            }
+        })?;
+        Ok(Self { between, clients })
     }
 
     /// Waits until weir has seen every connection.
@@ -139,11 +48,11 @@ impl Scene {
                 if let Err(failure) = self
                     .clients
                     .must_run()
-                    .and_then(|()| self.backends.must_run())
+                    .and_then(|()| self.between.backends.must_run())
                 {
                     return Some(Err(failure));
                 }
-                let flows = self.weir.new_flows("many").unwrap_or(0);
+                let flows = self.between.weir.new_flows("many").unwrap_or(0);
                 (flows >= CONNECTIONS).then_some(Ok(()))
             },
         )?
@@ -151,31 +60,28 @@ impl Scene {
 
     /// The changes. The last removal lasts a whole round, so that every connection of the victim speaks meanwhile.
     fn change(&self) -> Result {
-        let victim = self.weir.nth_backend("many", usize::try_from(VICTIM)?)?;
+        let victim = self
+            .between
+            .weir
+            .nth_backend("many", usize::try_from(VICTIM)?)?;
         for cycle in 1..=CYCLES {
-            self.weir.ctl(&["backend", "remove", "many", &victim])?;
+            self.between
+                .weir
+                .ctl(&["backend", "remove", "many", &victim])?;
             if cycle == CYCLES {
                 std::thread::sleep(ROUND * 2);
             }
-            self.weir.ctl(&["backend", "add", "many", &victim])?;
+            self.between
+                .weir
+                .ctl(&["backend", "add", "many", &victim])?;
         }
         Ok(())
     }
 
     /// Ends clients, then backends, and reads what they report.
     fn reports(&mut self) -> Result<(Value, Value)> {
-        Ok((report(&mut self.clients)?, report(&mut self.backends)?))
+        Ok((end(&mut self.clients)?, end(&mut self.between.backends)?))
     }
-}
-
-fn report(process: &mut Process) -> Result<Value> {
-    process.must_run()?;
-    process.signal(Signal::SIGINT)?;
-    let status = process.wait(Duration::from_secs(20))?;
-    let log = process.log();
-    let line = log.lines().rev().find(|line| line.starts_with('{'));
-    let line = line.ok_or_else(|| Failure::new(format!("no report ({status}):\n{log}")))?;
-    Ok(serde_json::from_str(line)?)
 }
 
 /// The backends from which connections moved away.
@@ -201,7 +107,7 @@ fn held(forwarding: &str, protocol: &str) -> Result {
     let took = began.elapsed();
     // Every connection speaks once more after the last change.
     std::thread::sleep(ROUND * 2);
-    let stats = scene.weir.ctl(&["stats"])?;
+    let stats = scene.between.weir.ctl(&["stats"])?;
     let (clients, backends) = scene.reports()?;
     eprintln!("{CYCLES} removals and additions took {took:?}; {clients}\n{backends}\n{stats}");
 
@@ -256,9 +162,9 @@ fn held(forwarding: &str, protocol: &str) -> Result {
         ensure!(size == free, "{free} of {size} buffers came home: {report}");
     }
     ensure!(
-        scene.weir.terminate()?.success(),
+        scene.between.weir.terminate()?.success(),
         "weir did not end well:\n{}",
-        scene.weir.log()
+        scene.between.weir.log()
     );
     Ok(())
 }

@@ -15,7 +15,7 @@ use weir::conntrack::{Conntrack, Tick};
 use weir::control::{Control, PortFacts};
 use weir::flow::{FlowHasher, HashKey};
 use weir::pipeline::{BURST, Pipeline, Sink, Snapshot};
-use weir_engine::buffer::{Heap, HeapBuffer};
+use weir_engine::buffer::{Buffer, Heap, HeapBuffer};
 use weir_engine::counters::{CounterReader, counters};
 use weir_engine::publish::Reader;
 use weir_engine::wire::ethernet::MacAddr;

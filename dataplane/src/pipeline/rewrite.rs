@@ -4,11 +4,13 @@ use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
 use weir_engine::wire::ethernet::MacAddr;
 use weir_engine::wire::tcp::flags;
+use weir_engine::wire::{ipv6, protocol};
 use weir_shm::counters::{self, DropReason};
 
 use super::aside::{Flow, Whose, Why};
 use super::lane::{Lane, Verdict};
 use super::{Sink, Snapshot};
+use crate::address::Version;
 use crate::adjacency::{Adjacency, Neighbour, NextHop};
 use crate::forward::{Steered, full_nat, link, mss};
 use crate::parse::Packet;
@@ -158,7 +160,7 @@ fn forward<B: Buffer>(
     {
         return Outcome::Aside(Why::TooLarge(Flow::ToBackend(lane.backend, lane.hash)));
     }
-    if lane.packet.tcp_flags & flags::SYN != 0 && backend.mss != 0 {
+    if backend.mss != 0 && is_syn(frame, &lane.packet) {
         clamp(frame, &lane.packet, backend.mss);
     }
     if let Err(reason) = backend.mode.forward(frame, &steered) {
@@ -207,7 +209,7 @@ fn give_back<B: Buffer>(
     if packet.tcp_flags & flags::RST != 0 {
         count_refusal(tally.counters, frame.data(), packet, backend);
     }
-    if packet.tcp_flags & flags::SYN != 0 && backend.mss != 0 {
+    if backend.mss != 0 && is_syn(frame, packet) {
         clamp(frame, packet, backend.mss);
     }
     if let Err(reason) = backend.mode.give_back(frame, packet, service, backend) {
@@ -221,6 +223,30 @@ fn give_back<B: Buffer>(
         tally.add(backend.service, Way::Return, bytes);
     }
     outcome
+}
+
+/// Whether a packet announces an MSS; for services with a clamp only.
+fn is_syn<B: Buffer>(frame: &B, packet: &Packet) -> bool {
+    packet.tcp_flags & flags::SYN != 0
+        || packet.tcp_flags == 0 && is_unnoticed_syn(frame.data(), packet)
+}
+
+/// A SYN to a service of any protocol, which is told by its addresses and not by its flags.
+#[cold]
+fn is_unnoticed_syn(frame: &[u8], packet: &Packet) -> bool {
+    let network = usize::from(packet.network);
+    let begins_here = match packet.version {
+        // A later piece begins with something else than the header.
+        Version::V4 => frame
+            .get(network + 6..network + 8)
+            .is_some_and(|piece| piece[0] & 0x1f == 0 && piece[1] == 0),
+        Version::V6 => usize::from(packet.transport) == network + ipv6::LEN,
+    };
+    packet.protocol == protocol::TCP
+        && begins_here
+        && frame
+            .get(usize::from(packet.transport) + 13)
+            .is_some_and(|octet| octet & flags::SYN != 0)
 }
 
 /// Lowers the MSS that a SYN announces.

@@ -64,6 +64,9 @@ pub struct Report {
     pub packets: Packets,
     /// Dropped frames by reason; reasons that did not occur are left out.
     pub drops: BTreeMap<&'static str, u64>,
+    /// What steering did beyond a choice, by counter; what did not occur is left out.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub steering: BTreeMap<&'static str, u64>,
     /// By service, those that have left included.
     pub services: BTreeMap<String, ServiceCounts>,
     /// What happened by itself: drains that ran out, backends that went up or down.
@@ -81,6 +84,14 @@ impl Report {
             .map(|reason| (reason.name(), sum(counters::drop_index(*reason))))
             .filter(|(_, count)| *count > 0)
             .collect();
+        let steering = [
+            ("flows_diverted", counters::FLOWS_DIVERTED),
+            ("pinned", counters::PINNED),
+        ]
+        .map(|(name, counter)| (name, sum(counter)))
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .collect();
         let packets = Packets {
             received: sum(counters::RECEIVED),
             forwarded: sum(counters::FORWARDED).saturating_sub(sum(counters::PIECES_MADE)),
@@ -116,6 +127,7 @@ impl Report {
         Self {
             packets,
             drops,
+            steering,
             services,
             events: Vec::new(),
         }
@@ -136,6 +148,9 @@ impl fmt::Display for Report {
         )?;
         for (reason, count) in &self.drops {
             writeln!(f, "  dropped {count:>12}  {reason}")?;
+        }
+        for (name, count) in &self.steering {
+            writeln!(f, "  steering {count:>11}  {name}")?;
         }
         for (name, service) in &self.services {
             writeln!(

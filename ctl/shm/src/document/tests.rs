@@ -788,7 +788,7 @@ fn a_setting_is_refused_where_it_means_nothing_or_too_much() {
     let message = complaint(&with("dsr-dscp", ""));
     assert!(message.contains("no `dscp`"), "{message}");
     let udp = with("nat", "mss_clamp = 1400\n").replace("\"tcp\"", "\"udp\"");
-    assert!(complaint(&udp).contains("with \"tcp\" only"));
+    assert!(complaint(&udp).contains("with \"tcp\" or \"any\" only"));
 }
 
 #[test]

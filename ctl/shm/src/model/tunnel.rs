@@ -384,10 +384,10 @@ impl Service {
     fn check_mss_clamp(&self) -> Result<(), Wrong> {
         match self.tunnel.mss_clamp {
             None => Ok(()),
-            Some(_) if self.protocol != Protocol::Tcp => Err((
+            Some(_) if !matches!(self.protocol, Protocol::Tcp | Protocol::Any) => Err((
                 "mss_clamp",
                 format!(
-                    "found it with protocol = \"{}\"; accepted: with \"tcp\" only",
+                    "found it with protocol = \"{}\"; accepted: with \"tcp\" or \"any\" only",
                     self.protocol
                 ),
             )),
