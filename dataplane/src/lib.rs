@@ -14,6 +14,7 @@ pub mod control;
 #[cfg(feature = "dpdk")]
 pub mod daemon;
 pub mod endpoints;
+pub mod exception;
 pub mod flow;
 pub mod forward;
 pub mod fragment;

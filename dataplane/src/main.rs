@@ -63,10 +63,12 @@ struct ReplayArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// A capture (pcap or pcapng) and the port that its frames come in by; repeatable.
+    /// A capture (pcap or pcapng) and the port that its frames come in by, or the `kernel`
+    /// interface that the kernel sends them by; repeatable.
     #[arg(long = "in", value_name = "PORT=FILE", required = true)]
     inputs: Vec<String>,
-    /// Where frames that leave are written, of all ports or of one; repeatable.
+    /// Where frames that leave are written, of all ports or of one, or those for the kernel by its
+    /// interface; repeatable.
     #[arg(long = "out", value_name = "[PORT=]FILE", required = true)]
     outputs: Vec<String>,
     /// Commands to carry out on the way: lines of `@SECONDS COMMAND`, seconds from the first
@@ -157,14 +159,14 @@ fn run(_: &RunArgs) -> Exit {
 
 fn replay(args: &ReplayArgs) -> Exit {
     let config = load(&args.config)?;
-    let inputs = args
-        .inputs
-        .iter()
+    let (from_kernel, inputs): (Vec<_>, Vec<_>) = kernels(&config, &args.inputs);
+    let inputs = inputs
+        .into_iter()
         .map(|text| input(&config, text))
         .collect::<Result<_, _>>()?;
-    let outputs = args
-        .outputs
-        .iter()
+    let (to_kernel, outputs): (Vec<_>, Vec<_>) = kernels(&config, &args.outputs);
+    let outputs = outputs
+        .into_iter()
         .map(|text| output(&config, text))
         .collect();
     let script = match &args.script {
@@ -174,7 +176,9 @@ fn replay(args: &ReplayArgs) -> Exit {
     let plan = Plan {
         config,
         inputs,
+        from_kernel,
         outputs,
+        to_kernel,
         script,
         checks: args.checks,
     };
@@ -195,6 +199,21 @@ fn replay(args: &ReplayArgs) -> Exit {
     } else {
         ExitCode::from(FAILED)
     })
+}
+
+/// Those of `texts` that are `INTERFACE=FILE`, where a port has a way to the kernel by INTERFACE, as
+/// the port's number and the file; and all others.
+fn kernels<'a>(config: &Config, texts: &'a [String]) -> (Vec<(u16, PathBuf)>, Vec<&'a String>) {
+    let (mut named, mut others) = (Vec::new(), Vec::new());
+    for text in texts {
+        let split = text.split_once('=');
+        let kernel = split.filter(|(name, _)| config.port_number(name).is_none());
+        match kernel.and_then(|(name, file)| Some((config.kernel_number(name)?, file.into()))) {
+            Some(kernel) => named.push(kernel),
+            None => others.push(text),
+        }
+    }
+    (named, others)
 }
 
 /// `PORT=FILE`; the port may be left out where there is only one.

@@ -294,6 +294,10 @@ pub struct Services {
     pub tunnel_sources: Vec<TunnelSource>,
     /// Whether any service chooses by how many flows backends hold.
     pub counts_flows: bool,
+    /// The first of the ports that checks are sent from; the others are the rest.
+    pub checks_from: u16,
+    /// The ports' own addresses that are the kernel's, too; empty where no port has a way to it.
+    pub kernels: Endpoints,
 }
 
 /// What stands for many endpoints: ranges of ports, any port, any protocol, prefixes of addresses.
@@ -454,6 +458,13 @@ impl Services {
         let address = address.to_ip(version);
         let mut sources = self.tunnel_sources.iter();
         sources.any(|source| covers(source.address, source.prefix, address))
+    }
+
+    /// Whether the kernel has `address`, too: a port's own that is no VIP.
+    #[inline(never)]
+    #[must_use]
+    pub fn is_kernels(&self, version: Version, address: Addr) -> bool {
+        self.kernels.has_address(version, address)
     }
 
     /// Whether `address` is a VIP or a port's own.

@@ -6,6 +6,7 @@
 //! checked must not look kept. On a machine where that is not wanted, `WEIR_E2E_SKIP=1` leaves them out, except on CI.
 
 pub mod between;
+pub mod bird;
 pub mod config;
 pub mod cores;
 pub mod daemon;
@@ -20,6 +21,7 @@ pub mod nginx;
 pub mod process;
 pub mod quic;
 pub mod sockets;
+pub mod ssh;
 mod sys;
 pub mod tap;
 pub mod transfer;

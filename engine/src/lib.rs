@@ -26,6 +26,8 @@ pub mod publish;
 pub mod queue;
 pub mod ring;
 pub mod rss;
+#[cfg(target_os = "linux")]
+pub mod tap;
 pub mod wire;
 pub mod worker;
 

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::model::Pool;
 
+use crate::control::health;
 use crate::flow::HashKey;
 
 pub use device::Device;
@@ -177,6 +178,16 @@ impl Config {
     #[must_use]
     pub fn effective(&self) -> String {
         effective::text(self)
+    }
+
+    /// The ports that health checks are sent from.
+    #[must_use]
+    pub fn check_ports(&self) -> std::ops::RangeInclusive<u16> {
+        if self.ports.iter().any(|port| port.kernel.is_some()) {
+            health::PORTS_BESIDE_KERNEL
+        } else {
+            health::OWN_PORTS
+        }
     }
 
     /// The number of a port by the name of the interface that it shows the kernel.

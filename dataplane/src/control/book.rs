@@ -15,6 +15,7 @@ use weir_engine::memory::MemoryError;
 use weir_shm::counters::{self, DropReason};
 use weir_shm::model::{self, AllDown, Pool, PortMatch, QuicConfig, ServerId, UnknownTcp};
 
+use super::health;
 use super::local::{self, Split};
 use super::plan::{Candidate, Plan};
 use super::standing::Standings;
@@ -207,6 +208,8 @@ impl Book {
             has_quic,
             wide: wide.map(Arc::new),
             counts_flows,
+            checks_from: *health::PORTS.start(),
+            kernels: Endpoints::new(&[]),
         })
     }
 

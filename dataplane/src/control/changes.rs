@@ -149,7 +149,7 @@ impl<S: BufferSource> Control<S> {
     /// # Errors
     /// When a file that a check needs cannot be used.
     pub fn check_health(&mut self, now: Nanos, seed: u64) -> Result<(), Refusal> {
-        self.checker = Checker::new(Some(seed));
+        self.checker = Checker::new(Some(seed), self.config.check_ports());
         self.checker.prepare(&self.pool).map_err(Refusal::Invalid)?;
         let nothing = Pool::default();
         self.checker.follow(now, &self.config, &nothing, &self.pool);

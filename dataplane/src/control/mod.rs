@@ -12,6 +12,7 @@ mod changes;
 pub mod connection;
 mod equip;
 pub mod health;
+mod kernel;
 pub mod local;
 pub mod lookup;
 pub mod neighbours;
@@ -43,10 +44,13 @@ use crate::pipeline::Snapshot;
 use crate::service::Services;
 use crate::session::{Settings, Spread};
 
+pub use kernel::{ForKernel, interface_addresses};
+
 use book::{Book, Unbookable};
 use changes::Drain;
 use health::Checker;
 use health::ramp::Ramp;
+use kernel::Ways;
 use neighbours::{Action, Nanos, Neighbours};
 use path_mtu::PathMtus;
 use standing::Standings;
@@ -134,6 +138,7 @@ pub struct Control<S: BufferSource> {
     events: Vec<Event>,
     outbox: Vec<Outgoing<S::Buffer>>,
     actions: Vec<Action<Waiting<S::Buffer>>>,
+    ways: Ways,
 }
 
 impl<S: BufferSource> Control<S> {
@@ -167,7 +172,7 @@ impl<S: BufferSource> Control<S> {
             }
         }
         let pool = config.pool.clone();
-        let checker = Checker::new(None);
+        let checker = Checker::new(None, config.check_ports());
         let drains = changes::follow_drains(0, &pool, &BTreeMap::new());
         let facts_of = |service: &model::Service| {
             let facts = changes::facts(service, &checker, &HashSet::new(), &BTreeMap::new(), 0);
@@ -194,6 +199,7 @@ impl<S: BufferSource> Control<S> {
             adjacency: Arc::new(adjacency),
         };
         let (publisher, readers) = Publisher::new(snapshot, workers);
+        let ways = Ways::new(&config);
         let control = Self {
             config,
             facts,
@@ -219,6 +225,7 @@ impl<S: BufferSource> Control<S> {
             events: Vec::new(),
             outbox: Vec::new(),
             actions: Vec::new(),
+            ways,
         };
         Ok((control, readers))
     }
@@ -250,6 +257,7 @@ impl<S: BufferSource> Control<S> {
             .map(|(port, facts)| Accepts {
                 mac: facts.filter.then_some(facts.mac),
                 vlan: port.vlan,
+                groups: port.kernel.is_some(),
             })
             .collect()
     }
@@ -357,7 +365,10 @@ impl<S: BufferSource> Control<S> {
         let heard = netstack::hear(frame, facts.mac, |address| {
             services.is_local(Version::of(&address), address.into())
         })?;
-        let mut of_use = false;
+        // What resolves a neighbour may be what the kernel waits for.
+        let mut of_use = heard.reply.is_none()
+            && heard.learned.is_some()
+            && self.copy_to_kernel(now, port, frame);
         if let Some(learned) = heard.learned
             && self
                 .config
@@ -369,7 +380,7 @@ impl<S: BufferSource> Control<S> {
                 port,
                 address: learned.address,
             };
-            of_use = self.neighbours.learn(
+            of_use |= self.neighbours.learn(
                 now,
                 neighbour,
                 learned.mac,
@@ -568,6 +579,8 @@ fn book_services(
     let number = |service: &str, backend: &str| book.number(service, backend);
     let narrower = |backend: IpAddr, least: u16| ground.narrower(backend, least);
     equip::equip(&mut services, pool, config, number, narrower);
+    services.checks_from = *config.check_ports().start();
+    services.kernels = kernel::shared_addresses(config, &services, &own);
     Ok(services)
 }
 

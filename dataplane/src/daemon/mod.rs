@@ -6,6 +6,7 @@
 //! empty their queues, devices are closed, every buffer is home, the segment stays readable.
 
 mod answers;
+mod kernel;
 pub mod log;
 mod manager;
 mod operator;
@@ -26,6 +27,7 @@ use weir_engine::mempool::{FRAME_ROOM, Mempool, MempoolConfig, MempoolError};
 use weir_engine::port::{Port, PortConfig, PortError};
 use weir_engine::ring;
 use weir_engine::rss::SYMMETRIC_KEY;
+use weir_engine::tap::TapError;
 use weir_engine::wire::ethernet::MacAddr;
 use weir_engine::worker::{Worker, WorkerError};
 use weir_shm::counters as layout;
@@ -39,6 +41,7 @@ use crate::fragments::table as fragments;
 use crate::pipeline::Pipeline;
 use crate::session::Spread;
 
+use kernel::Taps;
 use operator::Operator;
 use worker::{Links, PortQueues};
 
@@ -48,6 +51,8 @@ const SWEEP: u32 = 64;
 const DESCRIPTORS: u16 = 1_024;
 /// Frames that may wait between workers and the control core, each way.
 const RING: usize = 4_096;
+/// Frames that may wait for the kernel, apart from those: a flood must not be in the way of ARP.
+const KERNEL_RING: usize = 1_024;
 /// Buffers of one MiB of packet memory, what DPDK needs for itself left out.
 const BUFFERS_PER_MB: u32 = 300;
 
@@ -72,6 +77,14 @@ pub enum DaemonError {
     /// There is no memory for flow tables or counters.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// A port's interface toward the kernel cannot be made.
+    #[error("port {port}: {source}")]
+    Tap {
+        /// The port.
+        port: String,
+        /// Why not.
+        source: TapError,
+    },
     /// The configuration's pool cannot be put in force.
     #[error("the configuration cannot be put in force: {0}")]
     Refused(#[from] Refusal),
@@ -150,7 +163,7 @@ fn balance(
         None => random_key().map_err(DaemonError::Random)?,
     };
     let hasher = FlowHasher::new(key);
-    let facts = ports
+    let facts: Vec<PortFacts> = ports
         .iter()
         .map(|port| PortFacts {
             mac: MacAddr(port.mac()),
@@ -158,6 +171,7 @@ fn balance(
             mtu: port.mtu(),
         })
         .collect();
+    let taps = Taps::open(config, &facts)?;
     let (own, own_counters) = counters(layout::BLOCK)?;
     let count = config.engine.workers.len();
     let source = pools.any.clone();
@@ -191,6 +205,7 @@ fn balance(
     };
     let huge = config.engine.memory == Memory::HugePages;
     let (to_control, from_workers) = ring::ring(RING);
+    let (to_kernel, for_kernel) = ring::ring(KERNEL_RING);
     let (to_worker, from_control) = ring::ring(RING);
     let mut from_control = Some(from_control);
     let mut blocks: Vec<CounterReader> = Vec::new();
@@ -207,11 +222,13 @@ fn balance(
         blocks.push(reader);
         let pipeline = Pipeline::new(control.accepts(), hasher.clone(), conntrack, writer)
             .among(number, tables.clone())
+            .with_gate(control.gate())
             .with_sweep(SWEEP);
         // The first worker also sends for the control core; the others get an empty queue.
         let from_control = from_control.take().unwrap_or_else(|| ring::ring(1).1);
         let links = Links {
             to_control: to_control.clone(),
+            to_kernel: to_kernel.clone(),
             from_control,
             to_peers: to_peers.clone(),
             buffers: pools.any.clone(),
@@ -252,7 +269,7 @@ fn balance(
             port.mtu()
         ));
     }
-    drop(to_control);
+    drop((to_control, to_kernel));
     // DPDK's AF_XDP driver never gives back what lies in its fill rings.
     let driver_keeps = ports.iter().any(|port| port.driver() == "net_af_xdp");
     let running = operator::Running {
@@ -260,6 +277,8 @@ fn balance(
         ports,
         blocks,
         from_workers,
+        for_kernel,
+        taps,
         to_worker,
         stop: Arc::clone(stop),
         reload: Arc::clone(reload),
@@ -334,7 +353,7 @@ impl Pools {
             // Both rings of every queue full, every worker's cache full, and all that may wait.
             let needed = ports * workers * 2 * u32::from(DESCRIPTORS)
                 + workers * (1_024 + fragments::HELD) as u32
-                + (RING + HELD_IN_ALL) as u32;
+                + (RING + KERNEL_RING + HELD_IN_ALL) as u32;
             let given = config.engine.memory_mb.unwrap_or(0) / nodes.len() as u32 * BUFFERS_PER_MB;
             let mtu = config
                 .ports

@@ -25,10 +25,11 @@ use weir_shm::segment::port::PortStatus;
 use weir_shm::segment::status::Refusal;
 use weir_shm::server::{CreateError, Incoming, Server, ServerOptions};
 
+use super::kernel::Taps;
 use super::manager::Manager;
 use super::reload::{self, Reloaded};
-use super::worker::ToControl;
-use super::{answers, log};
+use super::worker::{ToControl, ToKernel};
+use super::{answers, kernel, log};
 use crate::config::Config;
 use crate::control::{Control, Outgoing};
 
@@ -70,6 +71,10 @@ pub struct Running {
     pub blocks: Vec<CounterReader>,
     /// Frames from workers.
     pub from_workers: ring::Receiver<ToControl>,
+    /// Frames for the kernel.
+    pub for_kernel: ring::Receiver<ToKernel>,
+    /// The ports' interfaces toward the kernel.
+    pub taps: Taps,
     /// Frames for the first worker to send.
     pub to_worker: ring::Sender<Outgoing<Mbuf>>,
     /// Raised when the daemon is to stop.
@@ -280,6 +285,7 @@ impl Operator {
                 ToControl::Hold(neighbour, frame) => running.control.hold(now, neighbour, frame),
             }
         }
+        busy |= kernel::exchange(running, now);
         if running.control.next_due(now).is_some_and(|due| due <= now) {
             running.control.tick(now);
         }

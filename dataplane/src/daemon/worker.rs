@@ -35,6 +35,9 @@ pub enum ToControl {
     Hold(Neighbour, Mbuf),
 }
 
+/// A frame for the kernel: the port that it came in by, and whether it was expected.
+pub type ToKernel = (u16, bool, Mbuf);
+
 /// A frame that one worker received and another is to process, and the port that it came in by.
 pub type Handed = (u16, Mbuf);
 
@@ -60,9 +63,11 @@ struct Out {
 struct Leaving {
     ports: Vec<Out>,
     to_control: ring::Sender<ToControl>,
+    to_kernel: ring::Sender<ToKernel>,
     to_peers: Vec<ring::Sender<Handed>>,
     buffers: Mempool,
     peer_full: u64,
+    kernel_full: u64,
     sent: u64,
     sent_bytes: u64,
     answered: u64,
@@ -107,6 +112,10 @@ impl Leaving {
             (
                 counters::drop_index(DropReason::PeerQueueFull),
                 &mut self.peer_full,
+            ),
+            (
+                counters::drop_index(DropReason::KernelQueueFull),
+                &mut self.kernel_full,
             ),
         ] {
             if *amount > 0 {
@@ -160,6 +169,12 @@ impl Sink<Mbuf> for Leaving {
         self.tell(ToControl::Punt(port, frame));
     }
 
+    fn to_kernel(&mut self, port: u16, expected: bool, frame: Mbuf) {
+        if self.to_kernel.push((port, expected, frame)).is_err() {
+            self.kernel_full += 1;
+        }
+    }
+
     fn hold(&mut self, neighbour: Neighbour, frame: Mbuf) {
         self.tell(ToControl::Hold(neighbour, frame));
     }
@@ -206,6 +221,8 @@ pub struct Worker {
 pub struct Links {
     /// Frames for the control core.
     pub to_control: ring::Sender<ToControl>,
+    /// Frames for the kernel, by the control core.
+    pub to_kernel: ring::Sender<ToKernel>,
     /// Frames from the control core, to be sent.
     pub from_control: ring::Receiver<Outgoing<Mbuf>>,
     /// Frames for other workers, by their number.
@@ -239,9 +256,11 @@ impl Worker {
         let leaving = Leaving {
             ports,
             to_control: links.to_control,
+            to_kernel: links.to_kernel,
             to_peers: links.to_peers,
             buffers: links.buffers,
             peer_full: 0,
+            kernel_full: 0,
             sent: 0,
             sent_bytes: 0,
             answered: 0,

@@ -112,6 +112,7 @@ mod tests {
     const ANY: Accepts = Accepts {
         mac: None,
         vlan: None,
+        groups: false,
     };
     const VIP4: [u8; 4] = [198, 51, 100, 10];
     const BACKEND4: [u8; 4] = [10, 0, 0, 11];

@@ -191,6 +191,7 @@ mod tests {
         let accepts = Accepts {
             mac: Some(weir_engine::wire::ethernet::MacAddr(MAC)),
             vlan: None,
+            groups: false,
         };
         let mut packet = Packet::default();
         let common = parse(frame, Filter::from(accepts).mac, &mut packet);

@@ -14,6 +14,7 @@ use weir_engine::wire::{checksum, ipv4, ipv6, protocol, tcp, udp};
 use weir_shm::counters::DropReason;
 
 use crate::address::{Addr, Version};
+use crate::exception::is_group_of_link;
 
 /// IPv6 extension headers looked at before a packet is refused: bounded work a packet.
 const MAX_EXTENSIONS: usize = 8;
@@ -26,6 +27,8 @@ pub struct Accepts {
     pub mac: Option<MacAddr>,
     /// Frames must carry this VLAN tag; `None` takes untagged frames and any single tag.
     pub vlan: Option<u16>,
+    /// Whether packets to groups of the link are wanted, for the kernel.
+    pub groups: bool,
 }
 
 /// What a port accepts, ready for the packet path.
@@ -43,6 +46,7 @@ impl From<Accepts> for Filter {
             Accepts {
                 mac: Some(MacAddr([a, b, c, d, e, f])),
                 vlan: None,
+                ..
             } if a & 1 == 0 => u64::from_le_bytes([a, b, c, d, e, f, 0, 0]),
             _ => u64::MAX,
         };
@@ -122,6 +126,8 @@ pub enum Parsed {
     /// A packet of another protocol; nothing behind its IP header has been looked at, and it has no
     /// ports.
     Portless(Packet),
+    /// A packet of any kind to a group of the link, where the port accepts such.
+    Group(Packet),
     /// An ARP message.
     Arp,
 }
@@ -173,7 +179,8 @@ pub fn general(frame: &[u8], accepts: Accepts) -> Result<Parsed, DropReason> {
     parse_network(ethertype(header), rest, accepts)
 }
 
-/// Broadcast and multicast frames carry nothing but ARP and neighbour discovery for us: an IP
+/// Broadcast and multicast frames carry nothing but ARP and neighbour discovery for us, and what the
+/// kernel may want of the groups of the link: an IP
 /// packet to a unicast address in such a frame is to be discarded (RFC 1122, section 3.3.6).
 #[cold]
 fn parse_multicast(frame: &[u8], accepts: Accepts) -> Result<Parsed, DropReason> {
@@ -189,7 +196,12 @@ fn parse_multicast(frame: &[u8], accepts: Accepts) -> Result<Parsed, DropReason>
         {
             Ok(Parsed::Icmp(packet))
         }
-        Parsed::Icmp(_) | Parsed::Transport(_) | Parsed::Portless(_) => {
+        Parsed::Icmp(packet) | Parsed::Transport(packet) | Parsed::Portless(packet)
+            if accepts.groups && is_group_of_link(packet.version, packet.destination) =>
+        {
+            Ok(Parsed::Group(packet))
+        }
+        Parsed::Icmp(_) | Parsed::Transport(_) | Parsed::Portless(_) | Parsed::Group(_) => {
             Err(DropReason::L2Multicast)
         }
     }

@@ -60,6 +60,8 @@ pub enum Verdict {
     Portless,
     /// A piece of a datagram, of which nothing is known yet but that it is one.
     Piece,
+    /// To us, and nothing that weir speaks: for the kernel, or dropped for this reason.
+    Ours(DropReason),
     /// Of a TCP connection that is to be reset.
     Reset,
     /// Rewritten, to be sent.

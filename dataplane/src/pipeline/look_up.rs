@@ -4,7 +4,6 @@ use weir_shm::counters::DropReason;
 
 use super::lane::{Lane, Verdict};
 use crate::conntrack::Conntrack;
-use crate::control::health::PORTS as CHECK_PORTS;
 use crate::flow::FlowHasher;
 use crate::parse::Packet;
 use crate::service::{Owner, Services};
@@ -64,13 +63,14 @@ pub fn settle(services: &Services, owner: Owner, lane: &mut Lane) {
 }
 
 /// A packet to an address of ours that is no service's: an answer to a health check, by its port,
-/// or nothing.
+/// or the kernel's, or nothing.
 #[cold]
 fn to_ourselves(services: &Services, packet: &Packet) -> Verdict {
-    if CHECK_PORTS.contains(&packet.destination_port())
-        && services.is_own(packet.version, packet.destination)
-    {
+    let (version, destination) = (packet.version, packet.destination);
+    if packet.destination_port() >= services.checks_from && services.is_own(version, destination) {
         Verdict::Punt
+    } else if services.is_kernels(version, destination) {
+        Verdict::Ours(DropReason::NoService)
     } else {
         Verdict::Drop(DropReason::NoService)
     }
@@ -95,6 +95,9 @@ fn portless(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lan
         Owner::Return(backend) => {
             lane.backend = backend;
             lane.verdict = Verdict::Return;
+        }
+        Owner::NoService if services.is_kernels(lane.packet.version, lane.packet.destination) => {
+            lane.verdict = Verdict::Ours(DropReason::UnknownProtocol);
         }
         Owner::Forward(_) | Owner::Answer(_) | Owner::NoService | Owner::NotOurs => {
             lane.verdict = Verdict::Drop(DropReason::UnknownProtocol);

@@ -34,6 +34,7 @@ use weir_shm::counters::{self, DropReason};
 
 use crate::adjacency::{Adjacency, Neighbour};
 use crate::conntrack::{Conntrack, ConntrackReader, Tick};
+use crate::exception::Gate;
 use crate::flow::FlowHasher;
 use crate::parse::{Accepts, Filter};
 use crate::service::Services;
@@ -67,6 +68,11 @@ pub trait Sink<B> {
     }
     /// For the control core: it came in by this port and is not balanced.
     fn punt(&mut self, port: u16, frame: B);
+    /// For the kernel, by the control core: it came in by this port, and may pass; whether it was
+    /// expected. Nothing comes here from a pipeline without a gate.
+    fn to_kernel(&mut self, _port: u16, _expected: bool, frame: B) {
+        self.free(frame);
+    }
     /// Rewritten for this neighbour, whose MAC is not known yet: for the control core to keep.
     fn hold(&mut self, neighbour: Neighbour, frame: B);
     /// For the worker with this number, whose flow it is; it came in by this port, has not been
@@ -126,6 +132,13 @@ impl<B: Buffer> Pipeline<B> {
         self.chooser.join(worker, &peers);
         self.kept.worker = worker;
         self.kept.peers = peers;
+        self
+    }
+
+    /// With ways to the kernel.
+    #[must_use]
+    pub fn with_gate(mut self, gate: Option<Gate>) -> Self {
+        self.kept.gate = gate;
         self
     }
 

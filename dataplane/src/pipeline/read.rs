@@ -27,6 +27,10 @@ pub fn all<B: Buffer>(filter: &Filter, burst: &[B], lanes: &mut Lanes) {
                     lane.packet = packet;
                     Verdict::Portless
                 }
+                Ok(Kind::Other(Parsed::Group(packet))) => {
+                    lane.packet = packet;
+                    Verdict::Ours(DropReason::L2Multicast)
+                }
                 Ok(Kind::Other(Parsed::Arp | Parsed::Transport(_))) => Verdict::Punt,
                 Err(DropReason::Fragment) => Verdict::Piece,
                 Err(reason) => Verdict::Drop(reason),

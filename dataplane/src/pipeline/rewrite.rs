@@ -25,6 +25,10 @@ pub(super) enum Outcome {
     Answer(u16),
     Punt,
     Hold(Neighbour),
+    /// For the kernel, by the control core.
+    Kernel {
+        expected: bool,
+    },
     HandOver(u16),
     Drop(DropReason),
     Aside(Why),
@@ -89,6 +93,7 @@ fn other<B: Buffer>(
         Verdict::Drop(reason) => Outcome::Drop(reason),
         Verdict::Icmp => Outcome::Aside(Why::Icmp),
         Verdict::Piece => Outcome::Aside(Why::Piece),
+        Verdict::Ours(reason) => Outcome::Aside(Why::Ours(reason)),
         Verdict::Reset => Outcome::Aside(Why::Reset),
         Verdict::Refuse(reason) => Outcome::Aside(Why::Refused(reason)),
         // Stage 2 leaves none of these.
@@ -118,6 +123,10 @@ pub(super) fn finish<B: Buffer, S: Sink<B>>(
         Outcome::Hold(neighbour) => {
             counters.add(counters::HELD, 1);
             sink.hold(neighbour, frame);
+        }
+        Outcome::Kernel { expected } => {
+            counters.add(counters::PUNTED, 1);
+            sink.to_kernel(port, expected, frame);
         }
         Outcome::HandOver(worker) => sink.hand_over(worker, port, frame),
         Outcome::Drop(reason) => {
@@ -197,7 +206,7 @@ fn give_back<B: Buffer>(
     let number = adjacency.hop_toward(packet.version, packet.destination);
     // Nobody's hop is our own address: an answer to a health check is told by that.
     if number.is_none() && services.is_own(packet.version, packet.destination) {
-        return Outcome::Punt;
+        return to_ourselves(services, packet);
     }
     let hop = match number {
         Some(number) => adjacency.hop(number),
@@ -247,6 +256,17 @@ fn is_unnoticed_syn(frame: &[u8], packet: &Packet) -> bool {
         && frame
             .get(usize::from(packet.transport) + 13)
             .is_some_and(|octet| octet & flags::SYN != 0)
+}
+
+/// From a backend to an address of our own: an answer to a health check, or the kernel's.
+#[cold]
+fn to_ourselves(services: &Services, packet: &Packet) -> Outcome {
+    let is_check = packet.destination_port() >= services.checks_from;
+    if !is_check && services.is_kernels(packet.version, packet.destination) {
+        Outcome::Aside(Why::Ours(DropReason::NoService))
+    } else {
+        Outcome::Punt
+    }
 }
 
 /// Lowers the MSS that a SYN announces.

@@ -182,6 +182,8 @@ impl Finding<'_> {
         look_up::settle(self.services, owner, lane);
         if let Verdict::Drop(DropReason::NoService | DropReason::NotOurs) = lane.verdict {
             lane.verdict = Verdict::Drop(DropReason::NoSession);
+        } else if let Verdict::Ours(_) = lane.verdict {
+            lane.verdict = Verdict::Ours(DropReason::NoSession);
         }
     }
 

@@ -50,8 +50,12 @@ pub struct Plan {
     pub config: Arc<Config>,
     /// Captures, each with the number of the port that its frames come in by.
     pub inputs: Vec<(u16, PathBuf)>,
+    /// Captures of what the kernel sends, each with the number of the port whose interface it is.
+    pub from_kernel: Vec<(u16, PathBuf)>,
     /// Where frames that leave go: by one port, or by any.
     pub outputs: Vec<(Option<u16>, PathBuf)>,
+    /// Where frames for the kernel go, each with the number of their port.
+    pub to_kernel: Vec<(u16, PathBuf)>,
     /// Commands and their moments.
     pub script: Script,
     /// Whether health checks are sent, and their answers looked for in the captures.
@@ -146,6 +150,7 @@ struct Leaving {
     answered: Vec<(u16, HeapBuffer)>,
     punted: Vec<(u16, HeapBuffer)>,
     held: Vec<(Neighbour, HeapBuffer)>,
+    for_kernel: Vec<(u16, bool, HeapBuffer)>,
 }
 
 impl Sink<HeapBuffer> for Leaving {
@@ -155,6 +160,10 @@ impl Sink<HeapBuffer> for Leaving {
 
     fn punt(&mut self, port: u16, frame: HeapBuffer) {
         self.punted.push((port, frame));
+    }
+
+    fn to_kernel(&mut self, port: u16, expected: bool, frame: HeapBuffer) {
+        self.for_kernel.push((port, expected, frame));
     }
 
     fn hold(&mut self, neighbour: Neighbour, frame: HeapBuffer) {
@@ -175,13 +184,23 @@ impl Sink<HeapBuffer> for Leaving {
     }
 }
 
+/// Where a capture's frames come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// In by this port.
+    Port(u16),
+    /// From the kernel, by this port's interface.
+    Kernel(u16),
+}
+
 struct Player {
     now: u64,
     start: u64,
     checks: bool,
     happenings: Vec<report::Happening>,
-    inputs: Vec<(u16, CaptureReader)>,
+    inputs: Vec<(Origin, CaptureReader)>,
     outputs: Vec<(Option<u16>, CaptureWriter)>,
+    to_kernel: Vec<(u16, CaptureWriter)>,
     pipeline: Pipeline<HeapBuffer>,
     snapshot: Reader<Snapshot>,
     control: Control<Heap>,
@@ -193,12 +212,19 @@ impl Player {
     fn new(plan: &Plan) -> Result<Self, ReplayError> {
         let mut inputs = Vec::new();
         for (port, path) in &plan.inputs {
-            inputs.push((*port, CaptureReader::open(path)?));
+            inputs.push((Origin::Port(*port), CaptureReader::open(path)?));
+        }
+        for (port, path) in &plan.from_kernel {
+            inputs.push((Origin::Kernel(*port), CaptureReader::open(path)?));
         }
         let nanoseconds = inputs.iter().any(|(_, input)| input.has_nanoseconds());
         let mut outputs = Vec::new();
         for (port, path) in &plan.outputs {
             outputs.push((*port, CaptureWriter::create(path, nanoseconds)?));
+        }
+        let mut to_kernel = Vec::new();
+        for (port, path) in &plan.to_kernel {
+            to_kernel.push((*port, CaptureWriter::create(path, nanoseconds)?));
         }
         let flows = plan.config.engine.flows_per_worker;
         let memory = |source| ReplayError::Memory { flows, source };
@@ -213,7 +239,8 @@ impl Player {
         let config = Arc::clone(&plan.config);
         let (mut control, mut readers) = Control::new(config, facts, hasher.clone(), Heap, own, 1)?;
         control.watch(vec![conntrack.reader()]);
-        let pipeline = Pipeline::new(control.accepts(), hasher, conntrack, worker);
+        let pipeline =
+            Pipeline::new(control.accepts(), hasher, conntrack, worker).with_gate(control.gate());
         let snapshot = readers.remove(0);
         Ok(Self {
             now: 0,
@@ -222,6 +249,7 @@ impl Player {
             happenings: Vec::new(),
             inputs,
             outputs,
+            to_kernel,
             pipeline,
             snapshot,
             control,
@@ -248,12 +276,19 @@ impl Player {
 
     /// Takes the next frame of a capture through the pipeline.
     fn play(&mut self, input: usize) -> Result<(), ReplayError> {
-        let Some((port, capture)) = self.inputs.get_mut(input) else {
+        let Some((origin, capture)) = self.inputs.get_mut(input) else {
             return Ok(());
         };
-        let port = *port;
+        let origin = *origin;
         let Some(frame) = capture.take() else {
             return Ok(());
+        };
+        let port = match origin {
+            Origin::Port(port) => port,
+            Origin::Kernel(port) => {
+                self.control.from_kernel(self.now, port, &frame.bytes);
+                return self.write_outgoing();
+            }
         };
         let mut burst: ArrayVec<HeapBuffer, BURST> = ArrayVec::new();
         burst.extend(Heap.copy_from(&frame.bytes));
@@ -279,6 +314,18 @@ impl Player {
         }
         for (neighbour, frame) in std::mem::take(&mut self.leaving.held) {
             self.control.hold(self.now, neighbour, frame);
+        }
+        for (port, expected, frame) in std::mem::take(&mut self.leaving.for_kernel) {
+            self.control
+                .for_kernel(self.now, port, expected, frame.data());
+        }
+        for frame in self.control.take_for_kernel() {
+            for (port, output) in &mut self.to_kernel {
+                if *port == frame.port {
+                    output.write(self.now, &frame.frame)?;
+                }
+            }
+            self.control.kernel_has(&frame, true);
         }
         if self.checks {
             let counters = &self.counters;
@@ -346,7 +393,9 @@ impl Player {
     fn finish(mut self, refused: usize) -> Result<Outcome, ReplayError> {
         self.control.give_up();
         self.pipeline.give_up(&mut self.leaving);
-        for (_, output) in self.outputs {
+        let to_kernel = self.to_kernel.into_iter().map(|(_, output)| output);
+        let outputs = self.outputs.into_iter().map(|(_, output)| output);
+        for output in outputs.chain(to_kernel) {
             output.finish()?;
         }
         let mut report = report::Report::new(self.control.book(), &self.counters);

@@ -16,7 +16,7 @@ pub struct Packets {
     pub received: u64,
     /// Frames balanced and sent, or given back to a client; one that was cut counts once.
     pub forwarded: u64,
-    /// Frames that weir itself answered or took to heart (ARP, NDP, echo).
+    /// Frames that weir itself answered or took to heart (ARP, NDP, echo), or gave to the kernel.
     pub answered: u64,
     /// Frames dropped, for any reason.
     pub dropped: u64,
@@ -57,6 +57,21 @@ pub struct Happening {
     pub text: String,
 }
 
+/// Frames that passed between the ports and the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct KernelCounts {
+    /// Frames for the kernel, copies of what weir heard itself included.
+    pub to_kernel: u64,
+    /// Frames that the kernel sent.
+    pub from_kernel: u64,
+}
+
+impl KernelCounts {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Everything that a replay counted.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Report {
@@ -67,6 +82,9 @@ pub struct Report {
     /// What steering did beyond a choice, by counter; what did not occur is left out.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub steering: BTreeMap<&'static str, u64>,
+    /// What passed between the ports and the kernel, where anything did.
+    #[serde(skip_serializing_if = "KernelCounts::is_none")]
+    pub kernel: KernelCounts,
     /// By service, those that have left included.
     pub services: BTreeMap<String, ServiceCounts>,
     /// What happened by itself: drains that ran out, backends that went up or down.
@@ -124,10 +142,15 @@ impl Report {
                 (name.to_owned(), counts)
             })
             .collect();
+        let kernel = KernelCounts {
+            to_kernel: sum(counters::TO_KERNEL),
+            from_kernel: sum(counters::FROM_KERNEL),
+        };
         Self {
             packets,
             drops,
             steering,
+            kernel,
             services,
             events: Vec::new(),
         }

@@ -44,10 +44,13 @@ use tls::Identity;
 /// The ports that checks are sent from; below are those of services, which may be weir's own.
 pub const PORTS: RangeInclusive<u16> = 32_768..=65_535;
 /// Those of them that are used where weir speaks for itself alone.
-const OWN_PORTS: RangeInclusive<u16> = 32_768..=LAST_PORT;
+pub const OWN_PORTS: RangeInclusive<u16> = 32_768..=LAST_PORT;
 /// The ports that checks are sent from where sessions of `full-nat` have the others: there may be
 /// as many such checks at once.
 const SNAT_PORTS: RangeInclusive<u16> = LAST_PORT + 1..=65_535;
+/// The ports that checks are sent from where the kernel shares addresses with weir: above those
+/// that Linux takes for connections of its own (`net.ipv4.ip_local_port_range`).
+pub const PORTS_BESIDE_KERNEL: RangeInclusive<u16> = 61_000..=LAST_PORT;
 /// The part of an interval by which a check may come early.
 const JITTER: u64 = 10;
 /// From the first check of a new target to that of the next, at least: so many new targets that
@@ -134,6 +137,8 @@ enum Timer {
 /// All checks; see the module's text.
 #[derive(Debug)]
 pub struct Checker {
+    /// The ports that checks are sent from where no session has a say.
+    ports: RangeInclusive<u16>,
     /// Without a seed nothing is checked, and everything counts as up.
     random: Option<fastrand::Rng>,
     identities: HashMap<Tls, Identity>,
@@ -154,15 +159,16 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// A checker that checks if it has a seed.
+    /// A checker that checks if it has a seed, from these ports.
     #[must_use]
-    pub fn new(seed: Option<u64>) -> Self {
+    pub fn new(seed: Option<u64>, ports: RangeInclusive<u16>) -> Self {
         let mut random = seed.map(fastrand::Rng::with_seed);
         let next_port = random
             .as_mut()
-            .map_or(*OWN_PORTS.start(), |random| random.u16(OWN_PORTS));
+            .map_or(*ports.start(), |random| random.u16(ports.clone()));
         Self {
             random,
+            ports,
             identities: HashMap::new(),
             targets: Vec::new(),
             free: Vec::new(),
@@ -471,7 +477,7 @@ impl Checker {
         let (ports, next) = if self.snat.contains(&source) {
             (SNAT_PORTS, &mut self.next_snat_port)
         } else {
-            (OWN_PORTS, &mut self.next_port)
+            (self.ports.clone(), &mut self.next_port)
         };
         for _ in ports.clone() {
             let port = *next;

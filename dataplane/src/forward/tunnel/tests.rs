@@ -11,6 +11,7 @@ use weir_engine::buffer::HeapBuffer;
 const ANY: Accepts = Accepts {
     mac: None,
     vlan: None,
+    groups: false,
 };
 
 /// A tunnel as a test asks for it.

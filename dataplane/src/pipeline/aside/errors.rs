@@ -18,9 +18,6 @@ impl<B: Buffer> Aside<'_, B> {
     /// services say. Neighbour discovery goes to groups, which the netstack checks.
     pub(super) fn icmp(&mut self, frame: &mut B, packet: &Packet) -> Outcome {
         let (version, destination) = (packet.version, packet.destination);
-        if version == Version::V6 && destination.to_v6()[0] == 0xff {
-            return Outcome::Punt;
-        }
         let message = Message {
             version,
             network: packet.network.into(),
@@ -28,10 +25,14 @@ impl<B: Buffer> Aside<'_, B> {
             end: u16::from(packet.network).saturating_add(packet.ip_len),
         };
         let bytes = frame.data().get(usize::from(message.icmp)..);
-        match icmp_quote::kind(version, bytes.unwrap_or_default()) {
+        let bytes = bytes.unwrap_or_default();
+        if version == Version::V6 && destination.to_v6()[0] == 0xff {
+            return self.icmp_to_group(packet, bytes);
+        }
+        match icmp_quote::kind(version, bytes) {
             Kind::Error => self.error(frame, packet, &message),
             Kind::EchoRequest if self.is_local(version, destination) => self.ping(frame, packet),
-            _ if self.is_local(version, destination) => Outcome::Punt,
+            _ if self.is_local(version, destination) => self.other_icmp(packet, bytes),
             _ => Outcome::Drop(DropReason::NotOurs),
         }
     }
@@ -47,8 +48,7 @@ impl<B: Buffer> Aside<'_, B> {
             self.is_local(version, destination) || services.is_tunnel_source(version, destination)
         };
         if !is_vip && is_own() {
-            // About something that weir itself sent.
-            return Outcome::Punt;
+            return self.error_about_ourselves(frame, packet, message);
         }
         let quote = match icmp_quote::read(frame.data(), message) {
             Ok(quote) if quote.source == destination => quote,

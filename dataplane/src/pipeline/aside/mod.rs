@@ -9,6 +9,7 @@
 //! worker's knows nothing, before the service's table is asked.
 
 mod errors;
+mod exception;
 mod large_sessions;
 mod pieces;
 mod reset;
@@ -25,6 +26,7 @@ use super::rewrite::{Outcome, finish, fits, leave_toward};
 use super::{Sink, Snapshot};
 use crate::address::{Addr, Version};
 use crate::conntrack::{Conntrack, ConntrackReader, Details, Tick};
+use crate::exception::Gate;
 use crate::flow::{FlowHash, FlowHasher};
 use crate::forward::Steered;
 use crate::fragments::Fragments;
@@ -42,6 +44,8 @@ pub(super) enum Why {
     Icmp,
     /// It is a piece of a datagram.
     Piece,
+    /// It is to us and nothing that weir speaks: for the kernel, or dropped for this reason.
+    Ours(DropReason),
     /// It is of a TCP connection that is to be reset.
     Reset,
     /// Its TTL or hop limit is used up, and nothing of it has been changed.
@@ -74,6 +78,8 @@ pub(super) struct Kept<B> {
     pub peers: Vec<ConntrackReader>,
     /// This worker's number.
     pub worker: u16,
+    /// The ways to the kernel, if there are any.
+    pub gate: Option<Gate>,
 }
 
 impl<B> Default for Kept<B> {
@@ -83,6 +89,7 @@ impl<B> Default for Kept<B> {
             limiter: Limiter::default(),
             peers: Vec::new(),
             worker: 0,
+            gate: None,
         }
     }
 }
@@ -107,6 +114,7 @@ impl<B: Buffer> Aside<'_, B> {
         let outcome = match why {
             Why::Icmp => self.icmp(&mut frame, packet),
             Why::Piece => return self.piece(frame, sink),
+            Why::Ours(reason) => self.ours(packet, Outcome::Drop(reason)),
             Why::Reset => self.reset(&mut frame, packet),
             Why::Expired => self.expired(&mut frame, packet),
             Why::Refused(reason) => self.refused(&mut frame, packet, reason),

@@ -45,6 +45,11 @@ impl<B: Buffer> Aside<'_, B> {
                 return;
             }
         };
+        if self.is_kernels_piece(&piece.later()) {
+            let outcome = self.ours(&piece.later(), Outcome::Drop(DropReason::Fragment));
+            finish(outcome, self.port, self.counters, frame, sink);
+            return;
+        }
         let key = piece.key(self.hasher);
         let workers = self.kept.peers.len().clamp(1, usize::from(u16::MAX)) as u32;
         let owner = scale((key.bucket >> 32) as u32, workers) as u16;

@@ -152,6 +152,7 @@ mod tests {
         let any = Accepts {
             mac: None,
             vlan: None,
+            groups: false,
         };
         let kind = parse(bytes, &Filter::from(any), &mut packet);
         assert!(matches!(kind, Ok(Kind::Transport)), "{kind:?}");
