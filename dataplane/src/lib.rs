@@ -24,6 +24,7 @@ pub mod icmp_family;
 pub mod icmp_quote;
 pub mod listeners;
 pub mod maglev;
+pub mod metrics;
 pub mod parse;
 pub mod pipeline;
 pub mod quic;

@@ -158,6 +158,24 @@ fn everything_but_ports_and_services_has_a_default() {
     );
 }
 
+#[test]
+fn metrics_are_told_where_the_configuration_says_so() {
+    assert_eq!(check(GOOD).unwrap().metrics, None);
+    for listen in ["127.0.0.1:9100", "[::1]:9100"] {
+        let text = format!("[metrics]\nlisten = \"{listen}\"\n{GOOD}");
+        let config = check(&text).unwrap();
+        let metrics = config.metrics.clone().unwrap();
+        assert_eq!(metrics.listen, listen.parse().unwrap());
+        assert_eq!(metrics.place, "weir.toml:2:10");
+        let effective = config.effective();
+        assert!(effective.contains(&format!("[metrics]\nlisten = \"{listen}\"\n")));
+        assert_eq!(
+            check(&effective).unwrap().metrics.unwrap().listen,
+            metrics.listen
+        );
+    }
+}
+
 /// One change to the good file, where the complaint must point, and what it must say.
 struct Bad {
     from: &'static str,
@@ -183,6 +201,30 @@ fn each_mistake_is_named_with_its_place_what_was_found_and_what_is_accepted() {
             "nmae = \"lb1\"",
             "2:1",
             &["`nmae`", "`name`"],
+        ),
+        bad(
+            "[engine]",
+            "[metrics]\nlisten = \"localhost:9100\"\n[engine]",
+            "6:10",
+            &["`listen`", "localhost:9100", "\"127.0.0.1:9100\""],
+        ),
+        bad(
+            "[engine]",
+            "[metrics]\nlisten = \"[::1]:0\"\n[engine]",
+            "6:10",
+            &["`listen`", "[::1]:0", "from 1 to 65535"],
+        ),
+        bad(
+            "[engine]",
+            "[metrics]\nlisten = 9100\n[engine]",
+            "6:10",
+            &["`listen`", "9100", "an address and a port"],
+        ),
+        bad(
+            "[engine]",
+            "[metrics]\nport = 9100\n[engine]",
+            "6:1",
+            &["`port`", "`listen`"],
         ),
         bad("name = \"lb1\"", "name = 7", "2:8", &["7", "accepted"]),
         bad(

@@ -1,7 +1,7 @@
 //! From the text's shape to a checked [`Config`].
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
@@ -11,8 +11,8 @@ use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::document::{self, Diagnostic, Source, Value};
 
 use super::{
-    Config, Device, Engine, Idle, Instance, Kernel, Log, LogFormat, LogLevel, Memory, Network,
-    Port, StaticRoute, kernel, raw,
+    Config, Device, Engine, Idle, Instance, Kernel, Log, LogFormat, LogLevel, Memory, Metrics,
+    Network, Port, StaticRoute, kernel, raw,
 };
 use crate::flow::HashKey;
 
@@ -26,6 +26,8 @@ const DEFAULT_FLOWS: u64 = 1_000_000;
 /// The most flows that a worker can track: as many buckets as 32 bits number.
 const MAX_FLOWS: u64 = 10_000_000_000;
 const NAME: &str = "1 to 63 letters, digits, '.', '_' and '-', not starting with '.'";
+const LISTEN: &str =
+    "an address and a port from 1 to 65535, such as \"127.0.0.1:9100\" or \"[::1]:9100\"";
 const NETWORK: &str =
     "an address with a prefix length, such as \"192.0.2.2/24\" or \"2001:db8::2/64\"";
 
@@ -61,6 +63,7 @@ impl Checker {
         }
         let engine = self.engine(&document.engine)?;
         let log = self.log(&document.log)?;
+        let metrics = self.metrics(&document.metrics)?;
         let ports = self.ports(&document.port)?;
         let loaded = document::services_from_docs(&self.source, &document.service)?;
         warnings.extend(
@@ -74,6 +77,7 @@ impl Checker {
             instance,
             engine,
             log,
+            metrics,
             ports,
             routes: Vec::new(),
             neighbours: Vec::new(),
@@ -242,6 +246,22 @@ impl Checker {
             level: self.word("level", raw.level.as_ref(), LogLevel::WORDS)?,
             format: self.word("format", raw.format.as_ref(), LogFormat::WORDS)?,
         })
+    }
+
+    fn metrics(&self, raw: &raw::Metrics) -> Checked<Option<Metrics>> {
+        let Some(value) = &raw.listen else {
+            return Ok(None);
+        };
+        let listen: SocketAddr = self.parsed("listen", value, LISTEN)?;
+        if listen.port() == 0 {
+            let found = format!("\"{listen}\"");
+            return Err(self.source.refused("listen", value, &found, LISTEN));
+        }
+        let place = self.source.diagnostic(value.span(), "");
+        Ok(Some(Metrics {
+            listen,
+            place: format!("{}:{}:{}", place.file, place.line, place.column),
+        }))
     }
 
     fn workers(&self, value: &Value, control: usize) -> Checked<Vec<usize>> {

@@ -56,6 +56,10 @@ pub fn text(config: &Config) -> String {
     lines.table("[log]");
     lines.text("level", &config.log.level.to_string());
     lines.text("format", &config.log.format.to_string());
+    if let Some(metrics) = &config.metrics {
+        lines.table("[metrics]");
+        lines.text("listen", &metrics.listen.to_string());
+    }
     for port in &config.ports {
         lines.table("[[port]]");
         lines.text("name", &port.name);

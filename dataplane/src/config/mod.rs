@@ -11,7 +11,7 @@ mod log;
 mod raw;
 mod reach;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use weir_engine::wire::ethernet::MacAddr;
@@ -36,6 +36,8 @@ pub struct Config {
     pub engine: Engine,
     /// `[log]`.
     pub log: Log,
+    /// `[metrics]`; `None` tells nothing.
+    pub metrics: Option<Metrics>,
     /// `[[port]]`; a port's number is its place here.
     pub ports: Vec<Port>,
     /// `[[route]]`.
@@ -98,6 +100,15 @@ pub struct Engine {
     pub file_prefix: Option<String>,
     /// Further arguments for DPDK.
     pub eal_args: Vec<String>,
+}
+
+/// Where metrics can be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// The address and port of the HTTP server, on a socket of the kernel.
+    pub listen: SocketAddr,
+    /// Where the configuration says so, `file:line:column`, for whoever finds the port taken.
+    pub place: String,
 }
 
 /// An address with its network's prefix length.

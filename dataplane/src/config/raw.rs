@@ -16,6 +16,8 @@ pub struct Document {
     #[serde(default)]
     pub log: Log,
     #[serde(default)]
+    pub metrics: Metrics,
+    #[serde(default)]
     pub port: Vec<Spanned<Port>>,
     #[serde(default)]
     pub route: Vec<Spanned<Route>>,
@@ -55,6 +57,13 @@ pub struct Engine {
 pub struct Log {
     pub level: Option<Value>,
     pub format: Option<Value>,
+}
+
+/// `[metrics]`: what is told to Prometheus.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct Metrics {
+    pub listen: Option<Value>,
 }
 
 /// `[[port]]`: a NIC or virtual device, and who weir is on it.

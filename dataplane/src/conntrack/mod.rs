@@ -41,6 +41,7 @@
 
 mod entry;
 mod live;
+mod pass;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -48,6 +49,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use weir_engine::memory::{CacheLine, HugeSlice, MemoryError, prefetch_write};
 
 pub use live::LiveFlows;
+pub use pass::{Counts, Pass};
 
 pub use entry::{Details, NO_BACKEND, Profile, Profiles, State, Tick};
 

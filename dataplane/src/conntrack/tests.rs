@@ -256,3 +256,41 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_pass_counts_every_live_flow_once_however_it_is_cut() {
+    let (mut one, mut other) = (table(1_000), table(500));
+    let now = Tick(1);
+    for flow in 0..600 {
+        let backend = (flow % 3) as u32;
+        one.insert(
+            hash(flow),
+            entry(backend, State::Udp, now),
+            now,
+            &profiles(),
+        );
+    }
+    for flow in 0..100 {
+        other.insert(hash(flow), entry(7, State::Syn, now), now, &profiles());
+    }
+    let mut pass = Pass::new(vec![one.reader(), other.reader()]);
+    let check = |pass: &Pass, syn| {
+        let counts = pass.counts();
+        assert_eq!((counts.of_worker(0), counts.of_worker(1)), (600, syn));
+        assert_eq!(
+            [0, 1, 2, 3, 7].map(|n| counts.of_backend(n)),
+            [200, 200, 200, 0, syn]
+        );
+    };
+    pass.go_on(now, &profiles(), Some(1));
+    check(&pass, 100); // the first one is whole
+    let later = Tick(20_000);
+    pass.go_on(later, &profiles(), Some(10));
+    check(&pass, 100); // not through yet
+    for _ in 0..100 {
+        pass.go_on(later, &profiles(), Some(7));
+    }
+    check(&pass, 0); // SYNs have timed out
+    pass.go_on(later, &profiles(), None);
+    check(&pass, 0);
+}

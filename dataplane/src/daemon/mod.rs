@@ -9,12 +9,14 @@ mod answers;
 mod kernel;
 pub mod log;
 mod manager;
+mod metrics;
 mod operator;
 mod reload;
 mod watchdog;
 mod worker;
 
 use std::collections::HashMap;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -38,6 +40,7 @@ use crate::control::neighbours::HELD_IN_ALL;
 use crate::control::{Control, PortFacts, Refusal};
 use crate::flow::{FlowHasher, HashKey};
 use crate::fragments::table as fragments;
+use crate::metrics::{Exchange, Scraper};
 use crate::pipeline::Pipeline;
 use crate::session::Spread;
 
@@ -91,6 +94,19 @@ pub enum DaemonError {
     /// Signals cannot be caught.
     #[error("signal handlers: {0}")]
     Signals(std::io::Error),
+    /// Nobody can ask for metrics where the configuration says so.
+    #[error(
+        "{place}: `listen`: {listen} cannot be listened on: {source}; \
+         choose another address or port, or end who has it"
+    )]
+    Metrics {
+        /// Where the configuration says so.
+        place: String,
+        /// The address and port.
+        listen: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Random numbers cannot be had.
     #[error("no random hash key: {0}")]
     Random(std::io::Error),
@@ -112,8 +128,9 @@ pub fn run(config: &Arc<Config>) -> Result<(), DaemonError> {
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload))
         .map_err(DaemonError::Signals)?;
     let operator = Operator::open(config)?;
+    let listener = metrics::listen(config)?;
     let eal = Eal::start(&eal_config(config))?;
-    let result = balance(config, &eal, operator, &stop, &reload);
+    let result = balance(config, &eal, operator, listener, &stop, &reload);
     let stopped = eal.stop();
     result?;
     stopped?;
@@ -150,6 +167,7 @@ fn balance(
     config: &Arc<Config>,
     eal: &Eal,
     operator: Operator,
+    listener: Option<TcpListener>,
     stop: &Arc<AtomicBool>,
     reload: &Arc<AtomicBool>,
 ) -> Result<(), DaemonError> {
@@ -242,7 +260,8 @@ fn balance(
             idle::Idle::new(mode),
         ));
     }
-    control.watch(tables);
+    let exchange = Arc::new(Exchange::default());
+    control.watch(tables.clone());
     let seed = random_key().map_err(DaemonError::Random)?.0;
     let seed = u64::from_le_bytes(*seed.first_chunk().unwrap_or(&[0; 8]));
     control.check_health(Clock::new().now().0, seed)?;
@@ -270,6 +289,11 @@ fn balance(
         ));
     }
     drop((to_control, to_kernel));
+    let metrics = listener.map(|listener| {
+        let scraper = Scraper::new(Arc::clone(&exchange), blocks.clone(), tables);
+        metrics::serve(listener, scraper, config.engine.control_core)
+    });
+    let metrics = metrics.transpose()?;
     // DPDK's AF_XDP driver never gives back what lies in its fill rings.
     let driver_keeps = ports.iter().any(|port| port.driver() == "net_af_xdp");
     let running = operator::Running {
@@ -283,8 +307,14 @@ fn balance(
         stop: Arc::clone(stop),
         reload: Arc::clone(reload),
         config: Arc::clone(config),
+        pools: pools.by_node.values().cloned().collect(),
+        exchange,
     };
     control_core(config, eal, operator, running, workers)?;
+    if let Some(metrics) = metrics {
+        metrics.stop();
+        metrics.join()?;
+    }
     match pools.missing() {
         0 => log::say("every packet buffer is home"),
         kept if driver_keeps => log::say(format_args!(

@@ -27,11 +27,13 @@ use weir_shm::server::{CreateError, Incoming, Server, ServerOptions};
 
 use super::kernel::Taps;
 use super::manager::Manager;
+use super::metrics::Telling;
 use super::reload::{self, Reloaded};
 use super::worker::{ToControl, ToKernel};
 use super::{answers, kernel, log};
 use crate::config::Config;
 use crate::control::{Control, Outgoing};
+use crate::metrics::Exchange;
 
 /// How long the control core rests between two looks while there is something to do: frames come and
 /// go, or an operator is at work.
@@ -83,17 +85,10 @@ pub struct Running {
     pub reload: Arc<AtomicBool>,
     /// The configuration that the daemon was started with.
     pub config: Arc<Config>,
-}
-
-impl Running {
-    /// Rounds of each worker's loop so far: one that stands still is stuck, whether there is
-    /// traffic or not. Reading costs the workers nothing.
-    #[allow(dead_code)] // for a watchdog
-    pub fn rounds(&self) -> impl Iterator<Item = u64> {
-        let workers = self.blocks.len().saturating_sub(1);
-        let blocks = self.blocks.iter().take(workers);
-        blocks.map(|block| block.get(layout::POLLS))
-    }
+    /// Pools of packet buffers.
+    pub pools: Vec<Mempool>,
+    /// Where facts are given to whoever scrapes metrics.
+    pub exchange: Arc<Exchange>,
 }
 
 /// What happened in a round.
@@ -115,6 +110,8 @@ pub struct Operator {
     broken: bool,
     log: log::EventLog,
     manager: Manager,
+    /// What is told with metrics.
+    telling: Telling,
 }
 
 impl Operator {
@@ -139,6 +136,7 @@ impl Operator {
             broken: false,
             log: log::EventLog::new(Instant::now()),
             manager: Manager::new(Instant::now(), &config.engine.workers),
+            telling: Telling::default(),
         };
         if let Some(stale) = stale {
             let how = if stale.stopped { "stopped" } else { "died" };
@@ -172,6 +170,7 @@ impl Operator {
     /// Says something in the log and among the events.
     fn tell(&mut self, kind: EventKind, text: &str) {
         self.log.write(Instant::now(), kind, text);
+        self.telling.event(kind);
         let written = self.server.event(kind, text);
         self.note(written);
     }
@@ -287,7 +286,11 @@ impl Operator {
         }
         busy |= kernel::exchange(running, now);
         if running.control.next_due(now).is_some_and(|due| due <= now) {
+            let (start, built) = (Instant::now(), running.control.book().tables_built());
             running.control.tick(now);
+            if running.control.book().tables_built() != built {
+                self.telling.rebuilt(start.elapsed());
+            }
         }
         self.tell_of_changes(running);
         let outgoing: Vec<_> = running.control.take_outgoing().collect();
@@ -321,6 +324,7 @@ impl Operator {
         }
         running.control.reclaim();
         self.acknowledge(running);
+        self.telling.answer(running, &self.server, now);
         busy
     }
 
@@ -386,7 +390,9 @@ impl Operator {
             self.refuse(generation, &reason);
             return Err(reason);
         }
-        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let took = start.elapsed();
+        self.telling.rebuilt(took);
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.take_stock(running);
         let built = running.control.book().tables_built();
         let written = self.server.rebuilt(nanoseconds, built);
@@ -552,6 +558,7 @@ impl Operator {
         }
         let written = self.server.write_ports(&ports);
         self.note(written);
+        self.telling.ports = ports;
     }
 }
 

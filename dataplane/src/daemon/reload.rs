@@ -61,6 +61,7 @@ fn left_alone(running: &Config, file: &Config) -> Vec<String> {
         ),
         ("[engine] eal_args", engine.eal_args != engine_now.eal_args),
         ("[log]", running.log != file.log),
+        ("[metrics] listen", listen(running) != listen(file)),
         ("[[route]]", running.routes != file.routes),
         ("[[neighbor]]", running.neighbours != file.neighbours),
     ];
@@ -87,6 +88,11 @@ fn left_alone(running: &Config, file: &Config) -> Vec<String> {
         }
     }
     differing
+}
+
+/// Where metrics can be had.
+fn listen(config: &Config) -> Option<std::net::SocketAddr> {
+    config.metrics.as_ref().map(|metrics| metrics.listen)
 }
 
 #[cfg(test)]
@@ -119,12 +125,20 @@ address = "192.0.2.11"
     fn what_cannot_change_is_named_and_the_pool_is_not_among_it() {
         let running = config(FILE);
         let changed = FILE
-            .replace("workers = [1]", "workers = [2]\nidle = \"adaptive\"")
+            .replace(
+                "workers = [1]",
+                "workers = [2]\nidle = \"adaptive\"\n[metrics]\nlisten = \"127.0.0.1:9100\"",
+            )
             .replace("192.0.2.2/24", "192.0.2.3/24")
             .replace("192.0.2.11", "192.0.2.12");
         assert_eq!(
             left_alone(&running, &config(&changed)),
-            ["[engine] workers", "[engine] idle", "[[port]] wan"]
+            [
+                "[engine] workers",
+                "[engine] idle",
+                "[metrics] listen",
+                "[[port]] wan"
+            ]
         );
         assert!(left_alone(&running, &config(FILE)).is_empty());
     }

@@ -94,6 +94,18 @@ impl Server {
         self.status.generation
     }
 
+    /// The highest generation that was accepted or refused.
+    #[must_use]
+    pub const fn committed(&self) -> u64 {
+        self.dealt_with
+    }
+
+    /// When the daemon started: nanoseconds since 1970.
+    #[must_use]
+    pub const fn started_ns(&self) -> u64 {
+        self.header.started_ns
+    }
+
     /// Says what is in force, and that the daemon runs: after a change, and whenever a backend's
     /// state changed.
     ///

@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weir_shm::duration;
 use weir_shm::model::{Admin, Backend, Flap, Health, HealthKind, Pool, Service, Tls};
@@ -33,6 +34,7 @@ use weir_shm::model::{Admin, Backend, Flap, Health, HealthKind, Pool, Service, T
 use crate::adjacency::Neighbour;
 use crate::config::Config;
 use crate::control::neighbours::Nanos;
+use crate::metrics::Histogram;
 use crate::session::LAST_PORT;
 
 pub use failure::{Failure, Outcome};
@@ -156,6 +158,8 @@ pub struct Checker {
     leaving: Vec<Leaving>,
     changed: BTreeSet<String>,
     news: Vec<String>,
+    /// How long checks of each service took.
+    durations: HashMap<String, Histogram>,
 }
 
 impl Checker {
@@ -183,6 +187,7 @@ impl Checker {
             leaving: Vec::new(),
             changed: BTreeSet::new(),
             news: Vec::new(),
+            durations: HashMap::new(),
         }
     }
 
@@ -347,6 +352,7 @@ impl Checker {
         for (name, subject) in self.subjects.remove(service).unwrap_or_default() {
             self.leave(subject.target, &(service.to_owned(), name));
         }
+        self.durations.remove(service);
         self.changed.insert(service.to_owned());
     }
 
@@ -580,8 +586,11 @@ impl Checker {
         };
         target.checks.0 += 1;
         target.checks.1 += u64::from(outcome.is_err());
-        target.last = Some((outcome.clone(), now, now.saturating_sub(started)));
+        let took = now.saturating_sub(started);
+        target.last = Some((outcome.clone(), now, took));
         for (service, name) in target.subjects.clone() {
+            let durations = self.durations.entry(service.clone()).or_default();
+            durations.add(Duration::from_nanos(took));
             self.judge(now, &service, &name, outcome);
         }
     }
@@ -667,6 +676,22 @@ impl Checker {
             last: target.and_then(|target| target.last.clone()),
             held_until: subject.judge.held_until(),
         })
+    }
+
+    /// Checks of a backend that ended, how many of them failed, and how long the last one took;
+    /// `None` when there are none.
+    #[must_use]
+    pub fn counts(&self, service: &str, backend: &str) -> Option<(u64, u64, Option<Nanos>)> {
+        let subject = self.subjects.get(service)?.get(backend)?;
+        let target = self.targets.get(subject.target?)?.as_ref()?;
+        let last = target.last.as_ref().map(|(_, _, took)| *took);
+        Some((target.checks.0, target.checks.1, last))
+    }
+
+    /// How long checks of a service's backends took, those that ended.
+    #[must_use]
+    pub fn durations(&self, service: &str) -> Option<&Histogram> {
+        self.durations.get(service)
     }
 
     /// Whether any backend of a service is checked.
