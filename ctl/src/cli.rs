@@ -10,6 +10,9 @@ use weir_shm::command::PoolCommand;
 use weir_shm::duration;
 use weir_shm::model::{ConnectionId, Protocol};
 
+use crate::capture::Capture;
+use crate::flows::Flows;
+
 /// Operates a running weir
 #[derive(Debug, Parser)]
 #[command(
@@ -53,6 +56,10 @@ pub enum Command {
     Pool(PoolCommand),
     /// Tell which backend a packet would get, and why
     Lookup(Lookup),
+    /// Capture packets with what becomes of them and why
+    Capture(Box<Capture>),
+    /// Count live flows by service, backend, state and age, or show the newest
+    Flows(Flows),
     /// Show all counters: packets, drops by reason, services, backends
     #[command(after_help = "Example:\n  weirctl stats --output json")]
     Stats,

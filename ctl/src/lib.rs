@@ -3,12 +3,14 @@
 //! One module a noun. Commands write to a `Write`, so that a test sees what an operator sees; what
 //! goes wrong is a [`Failure`], and `main` alone knows exit codes.
 
+pub mod capture;
 mod change;
 mod checking;
 pub mod cli;
 mod drain;
 mod events;
 mod figures;
+pub mod flows;
 mod lookup;
 mod output;
 mod pages;
@@ -97,6 +99,8 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         }
         Command::Pool(command) => change::run(cli, &client, command, out),
         Command::Lookup(lookup) => lookup::run(cli, &client, lookup, out),
+        Command::Capture(wanted) => capture::run(cli, &client, wanted, out),
+        Command::Flows(asked) => flows::run(cli, &client, asked, out),
         Command::Stats => stats::run(cli, &client, out),
         Command::Events { follow, last } => events::run(cli, &client, *follow, *last, out),
         Command::Reload => reload::run(cli, &client, out),

@@ -1,4 +1,6 @@
-//! `lookup`: which backend a packet would get, and why.
+//! `lookup`: which backend a packet would get, and why, step by step.
+
+mod steps;
 
 use std::io::Write;
 
@@ -57,6 +59,10 @@ pub(crate) fn run(
         answer.backend.as_deref().unwrap_or("none")
     )?;
     writeln!(out, "reason   {}: {explanation}", answer.reason)?;
+    if let Some(steps) = &answer.steps {
+        writeln!(out)?;
+        steps::write(steps, &answer, out)?;
+    }
     Ok(())
 }
 

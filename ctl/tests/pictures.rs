@@ -143,6 +143,81 @@ fn lookup_by_connection_id() {
 }
 
 #[test]
+fn flows() {
+    let daemon = Daemon::start();
+    let text = daemon.run("flows");
+    insta::assert_snapshot!("flows", text);
+    insta::assert_snapshot!("flows-json", daemon.run("flows --output json"));
+    insta::assert_snapshot!("flows-newest", daemon.run("flows --newest"));
+    insta::assert_snapshot!(
+        "flows-newest-json",
+        daemon.run("flows --newest 1 --output json")
+    );
+}
+
+/// What a capture prints, and its closing line.
+fn capture(daemon: &Daemon, line: &str) -> (Vec<u8>, String) {
+    let output = daemon.weirctl(line).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    (output.stdout, String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn capture_by_the_line_and_as_json() {
+    let daemon = Daemon::start();
+    let (lines, closing) = capture(&daemon, "capture");
+    insta::assert_snapshot!("capture", String::from_utf8(lines).unwrap());
+    assert_eq!(
+        closing,
+        "weirctl: 2 packets captured, 5 lost to a slow reader; the daemon ended it\n"
+    );
+    let (lines, _) = capture(&daemon, "capture --output json --count 1");
+    insta::assert_snapshot!("capture-json", String::from_utf8(lines).unwrap());
+    let (code, complaint) = daemon.fail("capture --service mail");
+    assert_eq!(
+        (code, complaint.as_str()),
+        (1, "weirctl: no service \"mail\"\n")
+    );
+    let (code, complaint) = daemon.fail("capture --address 192.0.2.0/40");
+    assert!(
+        code == 2 && complaint.contains("203.0.113.0/24"),
+        "{complaint}"
+    );
+}
+
+#[test]
+fn capture_as_pcapng() {
+    let daemon = Daemon::start();
+    let (bytes, _) = capture(&daemon, "capture --write -");
+    let file = daemon.folder.path().join("all.pcapng");
+    let line = format!("capture --write {} --count 2", file.display());
+    let (out, closing) = capture(&daemon, &line);
+    assert!(out.is_empty() && closing.contains("2 packets"), "{closing}");
+    assert_eq!(std::fs::read(&file).unwrap(), bytes);
+    // Section, interfaces "wan", "lan" and that of frames without a port, two packets.
+    let mut rest = bytes.as_slice();
+    let mut kinds = Vec::new();
+    while !rest.is_empty() {
+        kinds.push(u32::from_le_bytes(rest[..4].try_into().unwrap()));
+        let length = u32::from_le_bytes(rest[4..8].try_into().unwrap());
+        rest = &rest[length as usize..];
+    }
+    assert_eq!(kinds, [0x0a0d_0d0a, 1, 1, 1, 6, 6]);
+    for text in [
+        "wan",
+        "lan",
+        "service web, backend 10.0.0.12:8080 by maglev, sent by lan, worker 1",
+    ] {
+        assert!(
+            bytes
+                .windows(text.len())
+                .any(|window| window == text.as_bytes()),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn events() {
     let daemon = Daemon::start();
     daemon.run("backend weight web 10.0.0.11:8080 3");

@@ -8,6 +8,7 @@
 
 pub mod address;
 pub mod adjacency;
+pub mod capture;
 pub mod config;
 pub mod conntrack;
 pub mod control;
@@ -25,6 +26,7 @@ pub mod icmp_quote;
 pub mod listeners;
 pub mod maglev;
 pub mod metrics;
+pub mod newest;
 pub mod parse;
 pub mod pipeline;
 pub mod quic;

@@ -122,6 +122,11 @@ impl Daemon {
         self.shm.join(format!("weir.{}", self.instance))
     }
 
+    /// The file of its capture, while there is one.
+    pub fn capture_file(&self) -> PathBuf {
+        self.shm.join(format!("weir-capture.{}", self.instance))
+    }
+
     /// A `weirctl` command for this instance, away from the worker's core.
     pub fn weirctl(&self) -> Result<Command> {
         let mut command = Command::new("taskset");
@@ -216,5 +221,6 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = std::fs::remove_file(self.segment());
+        let _ = std::fs::remove_file(self.capture_file());
     }
 }

@@ -6,9 +6,11 @@
 //! - [`counters`]: which counter stands where, for those who count and those who read.
 //! - [`segment`]: the shared-memory file. [`server`] is the daemon's side of it, [`client`] the
 //!   operator's.
+//! - [`capture`]: captured packets on their way from the one to the other.
 //!
 //! Knows nothing of DPDK or of the packet pipeline.
 
+pub mod capture;
 pub mod client;
 pub mod command;
 pub mod counters;

@@ -43,6 +43,7 @@ mod entry;
 mod live;
 mod pass;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -438,9 +439,27 @@ impl ConntrackReader {
     }
 
     /// Calls `visit` with every live flow: a pass over the whole table, for the control core.
-    pub fn for_each_live(&self, now: Tick, profiles: &Profiles, mut visit: impl FnMut(Details)) {
+    pub fn for_each_live(&self, now: Tick, profiles: &Profiles, visit: impl FnMut(Details)) {
+        self.for_each_live_in(0..self.lines(), now, profiles, visit);
+    }
+
+    /// Lines of the table.
+    #[must_use]
+    pub const fn lines(&self) -> u32 {
+        self.count
+    }
+
+    /// Calls `visit` with every live flow in some of the table's lines.
+    pub fn for_each_live_in(
+        &self,
+        lines: Range<u32>,
+        now: Tick,
+        profiles: &Profiles,
+        mut visit: impl FnMut(Details),
+    ) {
         let load = |word: &AtomicU64| word.load(Relaxed);
-        for CacheLine(words) in self.lines.iter() {
+        let lines = self.lines.get(lines.start as usize..lines.end as usize);
+        for CacheLine(words) in lines.unwrap_or_default() {
             for way in 0..WAYS {
                 let details = Details(load(&words[WAYS + way]));
                 let is_flow = load(&words[way]) != 0 && !details.state().is_pin();

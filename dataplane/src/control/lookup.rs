@@ -80,7 +80,7 @@ pub struct Explanation {
 }
 
 /// Flows by backend, as the workers count them.
-struct Counted<'a>(&'a [ConntrackReader]);
+pub(super) struct Counted<'a>(pub(super) &'a [ConntrackReader]);
 
 impl Live for Counted<'_> {
     fn flows(&self, number: u32) -> u64 {
@@ -90,7 +90,7 @@ impl Live for Counted<'_> {
     }
 }
 
-const fn state_name(state: State) -> &'static str {
+pub(super) const fn state_name(state: State) -> &'static str {
     match state {
         State::Syn => "syn",
         State::Established => "established",
@@ -205,27 +205,12 @@ impl<S: BufferSource> Control<S> {
         }
     }
 
-    fn find_flow(&self, now: Tick, hash: FlowHash) -> Option<(usize, Details)> {
+    pub(super) fn find_flow(&self, now: Tick, hash: FlowHash) -> Option<(usize, Details)> {
         let profiles = &self.services().profiles;
         self.tables
             .iter()
             .enumerate()
             .find_map(|(worker, table)| Some((worker, table.find(hash, now, profiles)?)))
-    }
-
-    /// Live flows by backend number, of all workers: one pass over their tables.
-    #[must_use]
-    pub fn flows(&self, now: Tick) -> Vec<u64> {
-        let services = self.services();
-        let mut flows = vec![0; services.backends.len()];
-        for table in &self.tables {
-            table.for_each_live(now, &services.profiles, |held| {
-                if let Some(count) = flows.get_mut(held.backend() as usize) {
-                    *count += 1;
-                }
-            });
-        }
-        flows
     }
 
     /// How full each worker's table is: entries that hold a flow, and entries in all. Those that

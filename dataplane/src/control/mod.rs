@@ -8,9 +8,12 @@
 //! daemon and `replay` drive the same code.
 
 pub mod book;
+mod capture;
+pub mod census;
 mod changes;
 pub mod connection;
 mod equip;
+mod explain;
 pub mod health;
 mod kernel;
 pub mod local;
@@ -30,15 +33,18 @@ use weir_engine::buffer::{Buffer, BufferSource};
 use weir_engine::counters::CounterWriter;
 use weir_engine::publish::{Publisher, Reader};
 use weir_engine::wire::ethernet::{self, MacAddr};
+use weir_shm::capture::record::NO_PORT;
 use weir_shm::counters::{self, DropReason};
 use weir_shm::model::{self, Pool};
 use weir_shm::segment::event::EventKind;
 
 use crate::address::Version;
 use crate::adjacency::{Adjacency, Egress, Neighbour, Own};
+use crate::capture::Capture;
 use crate::config::{Config, Memory};
 use crate::conntrack::ConntrackReader;
 use crate::flow::FlowHasher;
+use crate::newest::NewestReader;
 use crate::parse::Accepts;
 use crate::pipeline::Snapshot;
 use crate::service::Services;
@@ -123,6 +129,7 @@ pub struct Control<S: BufferSource> {
     versions: VecDeque<(u64, u64)>,
     counters: CounterWriter,
     tables: Vec<ConntrackReader>,
+    newest: Vec<NewestReader>,
     drains: BTreeMap<Who, Drain>,
     drained: HashSet<Who>,
     checker: Checker,
@@ -139,6 +146,7 @@ pub struct Control<S: BufferSource> {
     outbox: Vec<Outgoing<S::Buffer>>,
     actions: Vec<Action<Waiting<S::Buffer>>>,
     ways: Ways,
+    capture: Option<Arc<Capture>>,
 }
 
 impl<S: BufferSource> Control<S> {
@@ -197,6 +205,7 @@ impl<S: BufferSource> Control<S> {
         let snapshot = Snapshot {
             services: Arc::new(services),
             adjacency: Arc::new(adjacency),
+            capture: None,
         };
         let (publisher, readers) = Publisher::new(snapshot, workers);
         let ways = Ways::new(&config);
@@ -213,6 +222,7 @@ impl<S: BufferSource> Control<S> {
             publisher,
             counters,
             tables: Vec::new(),
+            newest: Vec::new(),
             drains,
             drained: HashSet::new(),
             checker,
@@ -226,6 +236,7 @@ impl<S: BufferSource> Control<S> {
             outbox: Vec::new(),
             actions: Vec::new(),
             ways,
+            capture: None,
         };
         Ok((control, readers))
     }
@@ -245,6 +256,11 @@ impl<S: BufferSource> Control<S> {
     /// Lets the control core read the workers' flow tables, for questions about flows.
     pub fn watch(&mut self, tables: Vec<ConntrackReader>) {
         self.tables = tables;
+    }
+
+    /// Lets the control core read which flows workers noted last.
+    pub fn watch_newest(&mut self, newest: Vec<NewestReader>) {
+        self.newest = newest;
     }
 
     /// What each port accepts, by number: for the workers' pipelines.
@@ -291,6 +307,7 @@ impl<S: BufferSource> Control<S> {
         let version = self.publisher.publish(Snapshot {
             services,
             adjacency,
+            capture: self.capture.clone(),
         });
         self.versions.push_back((version, generation));
     }
@@ -343,7 +360,12 @@ impl<S: BufferSource> Control<S> {
     pub fn punted(&mut self, now: Nanos, port: u16, frame: &[u8]) {
         match self.hear(now, port, frame) {
             Ok(()) => self.counters.add(counters::ANSWERED, 1),
-            Err(reason) => self.counters.add(counters::drop_index(reason), 1),
+            Err(reason) => {
+                self.counters.add(counters::drop_index(reason), 1);
+                if let Some(capture) = &self.capture {
+                    capture.dropped(port, frame, reason);
+                }
+            }
         }
         self.send_checks(now);
         self.publish_neighbours();
@@ -437,6 +459,9 @@ impl<S: BufferSource> Control<S> {
                     });
                 }
                 Action::Drop(reason, waiting) => {
+                    if let Some(capture) = &self.capture {
+                        capture.dropped(NO_PORT, waiting.frame.data(), reason);
+                    }
                     // What weir made itself never came in, and is missed by the check.
                     if waiting.balanced {
                         self.counters.add(counters::drop_index(reason), 1);

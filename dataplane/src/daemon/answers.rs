@@ -4,11 +4,12 @@ use weir_engine::buffer::BufferSource;
 use weir_shm::model::Service;
 use weir_shm::segment::directory::{BackendEntry, BackendState, RunningDirectory, ServiceEntry};
 use weir_shm::segment::mailbox::{
-    Answer, BackendFlows, BackendHealth, ConnectionIdReading, LookupAnswer, Question,
+    Answer, BackendHealth, ConnectionIdReading, LookupAnswer, Question,
 };
 
 use crate::conntrack::Tick;
 use crate::control::Control;
+use crate::control::census::Census;
 use crate::control::health::ramp::STEPS;
 
 /// The pool in force with its numbers and states.
@@ -54,9 +55,9 @@ pub fn answer<S: BufferSource>(control: &Control<S>, now_ns: u64, question: &Que
     let now = Tick::from_nanos(now_ns);
     match question {
         Question::Publish => Answer::Published,
-        // It changes something, which is not done here.
-        Question::Reload => Answer::Refused {
-            reason: "a reload is no question".to_owned(),
+        // They change something, which is not done here.
+        Question::Reload | Question::Capture(_) | Question::EndCapture => Answer::Refused {
+            reason: "this is no question".to_owned(),
         },
         Question::Lookup {
             protocol,
@@ -71,7 +72,10 @@ pub fn answer<S: BufferSource>(control: &Control<S>, now_ns: u64, question: &Que
                     control.lookup_connection(now, protocol, source, destination, id.octets())
                 }
             };
+            let steps =
+                control.explain(now, protocol, source, destination, found.backend.as_deref());
             Answer::Lookup(LookupAnswer {
+                steps,
                 service: found.service,
                 backend: found.backend,
                 reason: found.reason.name().to_owned(),
@@ -89,7 +93,31 @@ pub fn answer<S: BufferSource>(control: &Control<S>, now_ns: u64, question: &Que
             })
         }
         Question::Health { service } => health(control, now_ns, service),
-        Question::Flows { service, backend } => flows(control, now, service, backend.as_deref()),
+        Question::Flows { .. } | Question::Census { .. } => {
+            counted(control, &Census::whole(control, now), question)
+        }
+        Question::Newest {
+            service,
+            backend,
+            most,
+        } => control.newest(now, service.as_deref(), backend.as_deref(), *most),
+    }
+}
+
+/// The answer to a question about flows that have been counted.
+pub fn counted<S: BufferSource>(
+    control: &Control<S>,
+    census: &Census,
+    question: &Question,
+) -> Answer {
+    match question {
+        Question::Flows { service, backend } => census.flows(control, service, backend.as_deref()),
+        Question::Census { service, backend } => {
+            census.answer(control, service.as_deref(), backend.as_deref())
+        }
+        _ => Answer::Refused {
+            reason: "this is no question about flows".to_owned(),
+        },
     }
 }
 
@@ -125,39 +153,5 @@ fn health<S: BufferSource>(control: &Control<S>, now: u64, service: &str) -> Ans
     });
     Answer::Health {
         backends: backends.collect(),
-    }
-}
-
-fn flows<S: BufferSource>(
-    control: &Control<S>,
-    now: Tick,
-    service: &str,
-    backend: Option<&str>,
-) -> Answer {
-    let Some(found) = control.pool().service(service) else {
-        return Answer::Refused {
-            reason: format!("no service \"{service}\""),
-        };
-    };
-    let flows = control.flows(now);
-    let names = found.backends.iter().map(|backend| backend.name(found));
-    let backends: Vec<BackendFlows> = names
-        .filter(|name| backend.is_none_or(|asked| asked == name))
-        .map(|name| {
-            let number = control.book().number(service, &name);
-            let count = number
-                .and_then(|number| flows.get(number as usize))
-                .copied();
-            BackendFlows {
-                backend: name,
-                flows: count.unwrap_or(0),
-            }
-        })
-        .collect();
-    match backend {
-        Some(asked) if backends.is_empty() => Answer::Refused {
-            reason: format!("no backend {asked} in service \"{service}\""),
-        },
-        _ => Answer::Flows { backends },
     }
 }

@@ -6,6 +6,7 @@
 //! empty their queues, devices are closed, every buffer is home, the segment stays readable.
 
 mod answers;
+mod capturing;
 mod kernel;
 pub mod log;
 mod manager;
@@ -228,6 +229,7 @@ fn balance(
     let mut from_control = Some(from_control);
     let mut blocks: Vec<CounterReader> = Vec::new();
     let mut prepared = Vec::new();
+    let mut newest = Vec::new();
     let conntracks = (0..count)
         .map(|_| Conntrack::new(config.engine.flows_per_worker, huge))
         .collect::<Result<Vec<_>, _>>()?;
@@ -242,6 +244,7 @@ fn balance(
             .among(number, tables.clone())
             .with_gate(control.gate())
             .with_sweep(SWEEP);
+        newest.extend(pipeline.newest());
         // The first worker also sends for the control core; the others get an empty queue.
         let from_control = from_control.take().unwrap_or_else(|| ring::ring(1).1);
         let links = Links {
@@ -262,6 +265,7 @@ fn balance(
     }
     let exchange = Arc::new(Exchange::default());
     control.watch(tables.clone());
+    control.watch_newest(newest);
     let seed = random_key().map_err(DaemonError::Random)?.0;
     let seed = u64::from_le_bytes(*seed.first_chunk().unwrap_or(&[0; 8]));
     control.check_health(Clock::new().now().0, seed)?;

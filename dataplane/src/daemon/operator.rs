@@ -25,6 +25,7 @@ use weir_shm::segment::port::PortStatus;
 use weir_shm::segment::status::Refusal;
 use weir_shm::server::{CreateError, Incoming, Server, ServerOptions};
 
+use super::capturing::Capturing;
 use super::kernel::Taps;
 use super::manager::Manager;
 use super::metrics::Telling;
@@ -32,6 +33,8 @@ use super::reload::{self, Reloaded};
 use super::worker::{ToControl, ToKernel};
 use super::{answers, kernel, log};
 use crate::config::Config;
+use crate::conntrack::Tick;
+use crate::control::census::Census;
 use crate::control::{Control, Outgoing};
 use crate::metrics::Exchange;
 
@@ -112,6 +115,9 @@ pub struct Operator {
     manager: Manager,
     /// What is told with metrics.
     telling: Telling,
+    capturing: Capturing,
+    /// Flows that are being counted, and the question that they are counted for.
+    census: Option<(Census, Question)>,
 }
 
 impl Operator {
@@ -137,6 +143,8 @@ impl Operator {
             log: log::EventLog::new(Instant::now()),
             manager: Manager::new(Instant::now(), &config.engine.workers),
             telling: Telling::default(),
+            capturing: Capturing::default(),
+            census: None,
         };
         if let Some(stale) = stale {
             let how = if stale.stopped { "stopped" } else { "died" };
@@ -312,20 +320,63 @@ impl Operator {
         }
         if let Some(question) = self.server.question() {
             busy = Busy::Operator;
-            if question == Question::Publish {
-                self.publish(running, statistics);
-            }
-            let answer = match question {
-                Question::Reload => self.reload(running, now),
-                _ => answers::answer(&running.control, now, &question),
-            };
-            let written = self.server.answer(&answer);
-            self.note(written);
+            // Whoever asked before has given up waiting.
+            self.census = None;
+            self.hear(running, now, statistics, question);
+        }
+        if self.count(running, now) {
+            busy = Busy::Operator;
+        }
+        if self.capturing.is_on() && self.capturing.carry(&self.server, &mut running.control) {
+            busy = Busy::Operator;
         }
         running.control.reclaim();
         self.acknowledge(running);
         self.telling.answer(running, &self.server, now);
         busy
+    }
+
+    /// Answers a question, or begins to look for the answer.
+    fn hear(
+        &mut self,
+        running: &mut Running,
+        now: u64,
+        statistics: &mut Statistics,
+        question: Question,
+    ) {
+        if question == Question::Publish {
+            self.publish(running, statistics);
+        }
+        let control = &mut running.control;
+        let answer = match question {
+            Question::Reload => self.reload(running, now),
+            Question::Capture(request) => self.capturing.begin(&self.server, control, &request),
+            Question::EndCapture => {
+                self.capturing.end(control);
+                Answer::CaptureEnds
+            }
+            Question::Flows { .. } | Question::Census { .. } => {
+                self.census = Some((Census::default(), question));
+                return;
+            }
+            _ => answers::answer(control, now, &question),
+        };
+        let written = self.server.answer(&answer);
+        self.note(written);
+    }
+
+    /// Goes on counting flows, if somebody asked for them; whether anybody did.
+    fn count(&mut self, running: &Running, now: u64) -> bool {
+        let Some((census, question)) = &mut self.census else {
+            return false;
+        };
+        if census.step(&running.control, Tick::from_nanos(now)) {
+            let answer = answers::counted(&running.control, census, question);
+            self.census = None;
+            let written = self.server.answer(&answer);
+            self.note(written);
+        }
+        true
     }
 
     fn acknowledge(&mut self, running: &Running) {

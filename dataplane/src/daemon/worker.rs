@@ -17,6 +17,7 @@ use weir_engine::worker::Stop;
 use weir_shm::counters::{self, DropReason};
 
 use crate::adjacency::Neighbour;
+use crate::capture::Capture;
 use crate::conntrack::Tick;
 use crate::control::Outgoing;
 use crate::pipeline::{BURST, Pipeline, Sink, Snapshot};
@@ -332,7 +333,12 @@ impl Worker {
             self.pipeline.counters().add(counters::BUSY_POLLS, 1);
         }
         if !self.from_control.is_empty() {
-            received += self.send_for_control();
+            received += send_for_control(
+                &mut self.from_control,
+                &mut self.pipeline,
+                snapshot.capture.as_deref(),
+                &mut self.leaving,
+            );
         }
         self.pipeline.counters().add(counters::POLLS, 1);
         self.snapshot.quiesce();
@@ -354,35 +360,41 @@ impl Worker {
         self.pipeline.counters().add(counter, passed);
         self.last.0 = now;
     }
+}
 
-    /// Sends what the control core made or released. Bounded by a burst a round.
-    #[cold]
-    fn send_for_control(&mut self) -> usize {
-        let mut count = 0;
-        for outgoing in self.from_control.drain(BURST) {
-            count += 1;
-            let Some(out) = self
-                .leaving
-                .ports
-                .iter_mut()
-                .find(|out| out.number == outgoing.port)
-            else {
-                continue;
-            };
-            let mut frame: ArrayVec<Mbuf, 1> = ArrayVec::new();
-            let bytes = Buffer::len(&outgoing.frame) as u64;
-            let _ = frame.try_push(outgoing.frame);
-            let sent = out.tx.send(&mut frame) as u64;
-            let counters = self.pipeline.counters();
-            if outgoing.balanced {
-                // The frame waited and was counted by nobody yet.
-                counters.add(counters::FORWARDED, sent);
-                counters.add(counters::FORWARDED_BYTES, sent * bytes);
-                counters.add(counters::drop_index(DropReason::TxFull), 1 - sent);
-            }
+/// Sends what the control core made or released. Bounded by a burst a round.
+#[cold]
+fn send_for_control(
+    from_control: &mut ring::Receiver<Outgoing<Mbuf>>,
+    pipeline: &mut Pipeline<Mbuf>,
+    capture: Option<&Capture>,
+    leaving: &mut Leaving,
+) -> usize {
+    let worker = pipeline.worker();
+    let mut count = 0;
+    for outgoing in from_control.drain(BURST) {
+        count += 1;
+        let mut ports = leaving.ports.iter_mut();
+        let Some(out) = ports.find(|out| out.number == outgoing.port) else {
+            continue;
+        };
+        if let Some(capture) = capture {
+            let data = outgoing.frame.data();
+            capture.made(worker, outgoing.port, data, outgoing.balanced);
         }
-        count
+        let mut frame: ArrayVec<Mbuf, 1> = ArrayVec::new();
+        let bytes = Buffer::len(&outgoing.frame) as u64;
+        let _ = frame.try_push(outgoing.frame);
+        let sent = out.tx.send(&mut frame) as u64;
+        let counters = pipeline.counters();
+        if outgoing.balanced {
+            // The frame waited and was counted by nobody yet.
+            counters.add(counters::FORWARDED, sent);
+            counters.add(counters::FORWARDED_BYTES, sent * bytes);
+            counters.add(counters::drop_index(DropReason::TxFull), 1 - sent);
+        }
     }
+    count
 }
 
 /// Processes what other workers received for this one. Bounded by a burst a round; frames that came

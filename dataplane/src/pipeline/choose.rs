@@ -11,6 +11,7 @@ use weir_shm::counters::{self, MAX_SERVICES};
 
 use crate::conntrack::{Conntrack, ConntrackReader, Details, LiveFlows, State, Tick};
 use crate::flow::{FlowHash, FlowHasher};
+use crate::newest::Newest;
 use crate::parse::Packet;
 use crate::scheduler::{Choice, Key, Live, with_sequence};
 use crate::service::{Client, Service, Services, Takes};
@@ -28,6 +29,8 @@ pub(super) struct Chooser {
     /// The workers' tables, by number; none where this worker is the only one.
     peers: Vec<ConntrackReader>,
     worker: u16,
+    /// The newest flows, noted; without the memory for it, none are.
+    pub(super) newest: Option<Newest>,
 }
 
 /// Flows of all workers.
@@ -64,6 +67,7 @@ impl Chooser {
             live: vec![own.reader().live().clone()],
             peers: Vec::new(),
             worker: 0,
+            newest: Newest::new().ok(),
         }
     }
 

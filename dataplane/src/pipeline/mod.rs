@@ -11,6 +11,8 @@
 //! 4. `rewrite`: the mode's change, then the Ethernet header.
 //! 5. `part`: to the sink, or aside.
 //!
+//! While there is a capture, `tap` looks on between the stages.
+//!
 //! Everything here is hot: no allocation, lock, log, system call or panic on input. What a packet
 //! needs beyond that (ARP, ICMP, a next hop that is not resolved) goes to the control core through
 //! the sink.
@@ -25,6 +27,9 @@ mod read;
 mod rewrite;
 mod sessions;
 mod steer;
+mod tap;
+
+use std::cell::Cell;
 
 use arrayvec::ArrayVec;
 use weir_engine::buffer::Buffer;
@@ -33,15 +38,18 @@ use weir_engine::cpu::{Features, Work};
 use weir_shm::counters::{self, DropReason};
 
 use crate::adjacency::{Adjacency, Neighbour};
+use crate::capture::Capture;
 use crate::conntrack::{Conntrack, ConntrackReader, Tick};
 use crate::exception::Gate;
 use crate::flow::FlowHasher;
+use crate::newest::{Newest, NewestReader};
 use crate::parse::{Accepts, Filter};
 use crate::service::Services;
-use aside::Aside;
+use aside::{Aside, Why};
 use choose::Chooser;
 use lane::Lanes;
 use part::Asides;
+use tap::{Tap, Watching};
 
 /// Frames of one burst.
 pub const BURST: usize = 32;
@@ -53,6 +61,8 @@ pub struct Snapshot {
     pub services: std::sync::Arc<Services>,
     /// Ports, routes and neighbours.
     pub adjacency: std::sync::Arc<Adjacency>,
+    /// The capture that there is at the moment.
+    pub capture: Option<std::sync::Arc<Capture>>,
 }
 
 /// Where frames go when the pipeline is done with them. Each frame goes to exactly one place.
@@ -83,9 +93,13 @@ pub trait Sink<B> {
     fn answer(&mut self, port: u16, frame: B);
     /// A new frame that holds a copy of `bytes`; `None` without a free buffer.
     fn copy(&mut self, bytes: &[u8]) -> Option<B>;
-    /// Dropped; the counter has been raised.
+    /// Done with; what has to be counted has been.
     fn free(&mut self, frame: B) {
         drop(frame);
+    }
+    /// Dropped for this reason; the counter has been raised.
+    fn refuse(&mut self, _reason: DropReason, frame: B) {
+        self.free(frame);
     }
 }
 
@@ -166,6 +180,18 @@ impl<B: Buffer> Pipeline<B> {
         }
     }
 
+    /// The worker's number.
+    #[must_use]
+    pub const fn worker(&self) -> u16 {
+        self.kept.worker
+    }
+
+    /// The newest flows, for the control core.
+    #[must_use]
+    pub fn newest(&self) -> Option<NewestReader> {
+        self.chooser.newest.as_ref().map(Newest::reader)
+    }
+
     /// The worker's counters.
     pub const fn counters(&mut self) -> &mut CounterWriter {
         &mut self.counters
@@ -211,14 +237,20 @@ impl<B: Buffer> Pipeline<B> {
             chooser,
             ..
         } = self;
+        let by = rewrite::By {
+            worker: kept.worker,
+            port,
+        };
+        let mut tap = match &snapshot.capture {
+            None => None,
+            Some(capture) => Tap::begin(capture, &snapshot.services, by, burst.len()),
+        };
         let mut asides = Asides::new();
         self.features.run(Stages {
             snapshot,
             now,
-            by: rewrite::By {
-                worker: kept.worker,
-                port,
-            },
+            by,
+            tap: tap.as_mut(),
             filter,
             hasher,
             conntrack,
@@ -230,7 +262,10 @@ impl<B: Buffer> Pipeline<B> {
             sink,
         });
         if !asides.is_empty() {
-            self.handle_asides(snapshot, now, port, asides, sink);
+            self.handle_asides(snapshot, now, port, asides, tap.as_mut(), sink);
+        }
+        if let Some(tap) = tap {
+            tap.end();
         }
     }
 
@@ -242,6 +277,7 @@ impl<B: Buffer> Pipeline<B> {
         now: Tick,
         port: u16,
         asides: Asides<B>,
+        mut tap: Option<&mut Tap<'_>>,
         sink: &mut S,
     ) {
         let mut aside = Aside {
@@ -253,9 +289,23 @@ impl<B: Buffer> Pipeline<B> {
             chooser: &mut self.chooser,
             counters: &self.counters,
             kept: &mut self.kept,
+            decided: Cell::new(None),
         };
         for (frame, packet, why) in asides {
-            aside.handle(frame, &packet, why, sink);
+            let watch = match &mut tap {
+                None => None,
+                Some(tap) => tap.watch(frame.data()).map(|watch| (&mut **tap, watch)),
+            };
+            aside.decided.set(None);
+            let mut watching = Watching {
+                sink: &mut *sink,
+                tap: watch,
+            };
+            aside.handle(frame, &packet, why, &mut watching);
+            if let Some((tap, watch)) = watching.tap {
+                let packet = (why != Why::Piece).then_some(&packet);
+                tap.settled(&watch, packet, aside.decided.get());
+            }
         }
     }
 
@@ -286,15 +336,16 @@ impl<B: Buffer> Pipeline<B> {
     fn time_out<S: Sink<B>>(&self, frame: B, sink: &mut S) {
         let counter = counters::drop_index(DropReason::FragmentTimeout);
         self.counters.add(counter, 1);
-        sink.free(frame);
+        sink.refuse(DropReason::FragmentTimeout, frame);
     }
 }
 
 /// One burst and all that the stages need for it.
-struct Stages<'a, B, S> {
+struct Stages<'a, 't, B, S> {
     snapshot: &'a Snapshot,
     now: Tick,
     by: rewrite::By,
+    tap: Option<&'a mut Tap<'t>>,
     filter: &'a Filter,
     hasher: &'a FlowHasher,
     conntrack: &'a mut Conntrack,
@@ -306,7 +357,7 @@ struct Stages<'a, B, S> {
     sink: &'a mut S,
 }
 
-impl<B: Buffer, S: Sink<B>> Work for Stages<'_, B, S> {
+impl<B: Buffer, S: Sink<B>> Work for Stages<'_, '_, B, S> {
     type Output = ();
 
     #[inline(always)]
@@ -315,6 +366,7 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, B, S> {
             snapshot,
             now,
             by,
+            mut tap,
             conntrack,
             chooser,
             counters,
@@ -326,6 +378,9 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, B, S> {
         read::all(self.filter, burst, self.lanes);
         let lanes = &mut self.lanes[..burst.len()];
         look_up::all(services, self.hasher, conntrack, lanes);
+        if let Some(tap) = &mut tap {
+            tap.look(self.hasher, now, conntrack, lanes);
+        }
         if services.has_quic {
             quic::all(services, now, conntrack, chooser, counters, burst, lanes);
         }
@@ -336,7 +391,13 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, B, S> {
         if let Some(sessions) = &services.sessions {
             sessions::all(services, sessions, by.worker, now, counters, burst, lanes);
         }
+        if let Some(tap) = &mut tap {
+            tap.copy(burst, lanes);
+        }
         rewrite::all(snapshot, by, counters, burst, lanes);
+        if let Some(tap) = &mut tap {
+            tap.tell(burst, lanes);
+        }
         part::all(by.port, counters, burst, lanes, self.asides, sink);
     }
 }

@@ -72,7 +72,7 @@ pub fn all<B: Buffer>(
 
 /// The payload of a UDP datagram whose headers were checked.
 #[inline]
-fn datagram<'a>(frame: &'a [u8], packet: &Packet) -> &'a [u8] {
+pub(super) fn datagram<'a>(frame: &'a [u8], packet: &Packet) -> &'a [u8] {
     let behind = frame
         .get(usize::from(packet.transport)..)
         .unwrap_or_default();

@@ -131,12 +131,12 @@ pub(super) fn finish<B: Buffer, S: Sink<B>>(
         Outcome::HandOver(worker) => sink.hand_over(worker, port, frame),
         Outcome::Drop(reason) => {
             counters.add(counters::drop_index(reason), 1);
-            sink.free(frame);
+            sink.refuse(reason, frame);
         }
         // Nothing that was set aside is set aside again.
         Outcome::Aside(_) => {
             counters.add(counters::drop_index(DropReason::IcmpUnsupported), 1);
-            sink.free(frame);
+            sink.refuse(DropReason::IcmpUnsupported, frame);
         }
     }
 }

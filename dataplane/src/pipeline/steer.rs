@@ -419,6 +419,9 @@ impl<'a> Steering<'a> {
             self.counters.add(counters::CONNTRACK_INSERTED, 1);
         }
         if inserted != Inserted::Untracked || is_opening(&lane.packet) {
+            if let Some(newest) = &self.chooser.newest {
+                newest.note(&lane.packet, number, self.now);
+            }
             self.counters
                 .add(service.counters as usize + counters::NEW_FLOWS, 1);
             if let Some(backend) = self.services.keeps(lane.service, number) {

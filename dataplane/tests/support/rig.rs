@@ -92,6 +92,7 @@ impl Rig {
             Control::new(config, facts, hasher.clone(), Heap, own, 1).unwrap();
         control.watch(vec![conntrack.reader()]);
         let pipeline = Pipeline::new(control.accepts(), hasher, conntrack, worker);
+        control.watch_newest(pipeline.newest().into_iter().collect());
         Self {
             control,
             pipeline,

@@ -4,6 +4,7 @@
 //! writers out from reading the pool until the daemon has put the changed one in force or refused it.
 
 mod ask;
+mod capture;
 mod counters;
 mod edit;
 

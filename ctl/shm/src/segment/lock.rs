@@ -19,6 +19,8 @@ pub enum Lock {
     Writer = 1,
     /// Somebody asks.
     Asker = 2,
+    /// Somebody captures packets.
+    Capturer = 3,
 }
 
 /// From one try to the next when a lock is waited for.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::bytes::{Malformed, Reader, Writer};
 use super::layout::{ANSWER, ANSWER_LEN, QUESTION, QUESTION_LEN};
 use super::slot::read_exact;
+use crate::capture::{Begun, Request};
 use crate::model::{ConnectionId, Protocol};
 
 /// What can be asked.
@@ -47,6 +48,26 @@ pub enum Question {
     /// To read the configuration file again and put its pool in force. Whoever asks keeps other
     /// writers out.
     Reload,
+    /// Live flows of all services, by backend, state and time since their last packet.
+    Census {
+        /// Of this service alone.
+        service: Option<String>,
+        /// Of backends of this name alone.
+        backend: Option<String>,
+    },
+    /// Some of the flows that began last.
+    Newest {
+        /// Of this service alone.
+        service: Option<String>,
+        /// Of backends of this name alone.
+        backend: Option<String>,
+        /// How many at most.
+        most: u32,
+    },
+    /// To begin a capture. Whoever asks holds [`super::lock::Lock::Capturer`].
+    Capture(Request),
+    /// To end the capture.
+    EndCapture,
     /// To bring statistics and states in the segment up to date.
     Publish,
 }
@@ -78,6 +99,17 @@ pub enum Answer {
         /// What the operator should know of the file.
         warnings: Vec<String>,
     },
+    /// To [`Question::Census`].
+    Census(Census),
+    /// To [`Question::Newest`].
+    Newest {
+        /// The newest first.
+        flows: Vec<NewFlow>,
+    },
+    /// To [`Question::Capture`].
+    Capturing(Begun),
+    /// To [`Question::EndCapture`]: the file will say when all is in it.
+    CaptureEnds,
     /// To [`Question::Publish`].
     Published,
     /// To any question that cannot be answered.
@@ -111,6 +143,157 @@ pub struct LookupAnswer {
     /// What the connection ID says, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_id: Option<ConnectionIdReading>,
+    /// Each step of the decision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<LookupSteps>,
+}
+
+/// How a packet is steered, step by step.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LookupSteps {
+    /// How its destination matched.
+    pub vip: VipStep,
+    /// The half of its flow's hash that conntrack and the table look at, in hexadecimal digits.
+    pub hash: String,
+    /// What each worker's conntrack knows of the flow.
+    pub conntrack: Vec<ConntrackStep>,
+    /// What is remembered of its client, where the service remembers clients.
+    pub affinity: Option<AffinityStep>,
+    /// What the scheduler would say.
+    pub scheduler: SchedulerStep,
+    /// How the service's backends are.
+    pub pool: PoolStep,
+    /// How the backend that it gets is.
+    pub backend: Option<BackendStep>,
+    /// Its session, with `full-nat`.
+    pub session: Option<SessionStep>,
+    /// What is done with it.
+    pub forwarding: ForwardingStep,
+}
+
+/// How a destination matched a VIP.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VipStep {
+    /// The VIP with its port and protocol.
+    pub listener: String,
+    /// Its form: `exact`, `range`, `any-port`, `any-protocol`; of a prefix with `prefix-` before it.
+    pub form: String,
+    /// Services whose VIPs match, too, and are less specific.
+    pub less_specific: Vec<String>,
+}
+
+/// What a worker's conntrack knows of a flow.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConntrackStep {
+    /// The worker.
+    pub worker: u32,
+    /// Whether it holds the flow; if it does not, the rest is absent.
+    pub hit: bool,
+    /// The flow's state.
+    pub state: Option<String>,
+    /// The flow's backend.
+    pub backend: Option<String>,
+    /// Whether that backend still takes the flow.
+    pub kept: Option<bool>,
+    /// Milliseconds since its last packet.
+    pub idle_ms: Option<u64>,
+    /// Milliseconds until it is forgotten.
+    pub left_ms: Option<u64>,
+}
+
+/// What is remembered of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AffinityStep {
+    /// Its backend, if it has one.
+    pub backend: Option<String>,
+    /// The worker that knows.
+    pub worker: Option<u32>,
+    /// Milliseconds since it was last confirmed.
+    pub idle_ms: Option<u64>,
+    /// Milliseconds until it is forgotten.
+    pub left_ms: Option<u64>,
+    /// Whether that backend takes new flows.
+    pub takes_new: bool,
+}
+
+/// What a scheduler says of a flow.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SchedulerStep {
+    /// The scheduler.
+    pub scheduler: String,
+    /// The backend that it picks; absent where there is none, and with `round-robin`, whose turns
+    /// only the workers know.
+    pub pick: Option<String>,
+    /// How: `first`, `next` (the first holds as many flows as it may), `full`, `nobody`, `turn`.
+    pub choice: String,
+    /// Backends that take new flows.
+    pub members: u32,
+}
+
+/// How a service's backends are.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolStep {
+    /// Whether none that could take new flows is up.
+    pub all_down: bool,
+    /// Whether those that are down take flows all the same.
+    pub fails_open: bool,
+    /// What the service does when all are down.
+    pub policy: String,
+    /// The share of weight that is up, in thousandths.
+    pub healthy: u16,
+}
+
+/// How a backend is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BackendStep {
+    /// Its name.
+    pub backend: String,
+    /// What it does.
+    pub state: String,
+    /// Its weight.
+    pub weight: u32,
+    /// Its limit of flows.
+    pub max_flows: Option<u32>,
+    /// What its last check found: `ok`, or why it failed.
+    pub last_check: Option<String>,
+}
+
+/// A session of `full-nat`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStep {
+    /// The worker whose it is.
+    pub worker: u32,
+    /// What weir speaks from to the backend.
+    pub from: SocketAddr,
+    /// The backend.
+    pub to: SocketAddr,
+    /// Its state.
+    pub state: String,
+    /// Milliseconds since its last packet.
+    pub idle_ms: u64,
+    /// Milliseconds until it ends.
+    pub left_ms: u64,
+}
+
+/// What is done with a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ForwardingStep {
+    /// The mode.
+    pub mode: String,
+    /// The neighbour that it is sent to.
+    pub next_hop: Option<String>,
+    /// Its MAC; absent while it is not known.
+    pub mac: Option<String>,
+    /// The port that it leaves by.
+    pub port: Option<String>,
 }
 
 /// What a connection ID says to a service.
@@ -136,6 +319,83 @@ pub struct BackendFlows {
     pub backend: String,
     /// Its flows that have not timed out.
     pub flows: u64,
+}
+
+/// Live flows of all that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Census {
+    /// One for each service, in order.
+    pub services: Vec<ServiceCensus>,
+}
+
+/// A service's live flows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceCensus {
+    /// The service.
+    pub service: String,
+    /// Its backends that have flows or are in the pool, in order of the pool.
+    pub backends: Vec<BackendCensus>,
+}
+
+/// A backend's live flows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BackendCensus {
+    /// The backend's name.
+    pub backend: String,
+    /// Whether it is in the pool; one that left may still have flows that wait for their time-out.
+    pub in_pool: bool,
+    /// Its flows that have not timed out.
+    pub flows: u64,
+    /// Those by state, in the order of [`FLOW_STATES`].
+    pub states: [u64; FLOW_STATES.len()],
+    /// Those by the time since their last packet, in the order of [`IDLE_CLASSES`].
+    pub idle: [u64; IDLE_CLASSES.len()],
+    /// Its sessions, with `full-nat`.
+    pub sessions: Option<u64>,
+}
+
+/// The states of flows: SYN seen, past it, FIN or RST seen, TCP first seen in mid-stream; UDP with
+/// one packet, with more.
+pub const FLOW_STATES: [&str; 6] = [
+    "syn",
+    "established",
+    "closing",
+    "mid-stream",
+    "udp-new",
+    "udp",
+];
+
+/// Classes of the time since a flow's last packet: its name in JSON, and its end in milliseconds.
+pub const IDLE_CLASSES: [(&str, u32); 5] = [
+    ("under_1s", 1_000),
+    ("under_10s", 10_000),
+    ("under_1m", 60_000),
+    ("under_5m", 300_000),
+    ("longer", u32::MAX),
+];
+
+/// A flow that began lately.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewFlow {
+    /// Its protocol's number (6 is TCP, 17 UDP).
+    pub protocol: u8,
+    /// The client.
+    pub source: SocketAddr,
+    /// The VIP.
+    pub destination: SocketAddr,
+    /// The service.
+    pub service: String,
+    /// The backend that it got.
+    pub backend: String,
+    /// The worker that it came to.
+    pub worker: u32,
+    /// Milliseconds since it began.
+    pub age_ms: u64,
+    /// What is known of it now; absent when it is over.
+    pub state: Option<String>,
 }
 
 /// What checks found of a backend.

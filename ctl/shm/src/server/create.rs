@@ -141,13 +141,15 @@ pub(super) fn create(
         twin: false,
     };
     server.put_in_place(folder, owner).map_err(failed)?;
+    // What a capture left when its daemon was killed; the next capture would remove it, too.
+    super::capture::remove(&crate::capture::path(folder, instance)).ok();
     Ok((server, stale))
 }
 
 /// User and group of the new file.
-type Owner = (Option<u32>, Option<u32>);
+pub(super) type Owner = (Option<u32>, Option<u32>);
 
-fn owner(options: &ServerOptions) -> Result<Owner, CreateError> {
+pub(super) fn owner(options: &ServerOptions) -> Result<Owner, CreateError> {
     let unknown = |key, what, found: &str| CreateError::Unknown {
         key,
         what,
@@ -232,6 +234,16 @@ fn stale(file: &File) -> Option<Stale> {
     })
 }
 
+/// Gives a file to those who may use the instance.
+pub(super) fn give(file: &File, (user, group): Owner) -> io::Result<()> {
+    // The mask of the process may have taken bits away.
+    file.set_permissions(std::fs::Permissions::from_mode(0o660))?;
+    if user.is_some() || group.is_some() {
+        fchown(file, user, group)?;
+    }
+    Ok(())
+}
+
 impl Server {
     /// Writes all that the daemon knows into a new file, locks it and gives it the name, so that
     /// nobody ever sees half a segment.
@@ -257,12 +269,8 @@ impl Server {
         Ok(())
     }
 
-    fn fill(&self, file: &File, (user, group): Owner) -> io::Result<()> {
-        // The mask of the process may have taken bits away.
-        file.set_permissions(std::fs::Permissions::from_mode(0o660))?;
-        if user.is_some() || group.is_some() {
-            fchown(file, user, group)?;
-        }
+    fn fill(&self, file: &File, owner: Owner) -> io::Result<()> {
+        give(file, owner)?;
         if !lock::try_take(file, Lock::Daemon)? {
             return Err(io::Error::other("another process has locked the new file"));
         }

@@ -6,6 +6,7 @@
 //! depends on the segment.
 
 mod attention;
+mod capture;
 mod create;
 pub(crate) mod incoming;
 mod repair;

@@ -16,6 +16,8 @@ mod reset;
 mod sessions;
 mod too_large;
 
+use std::cell::Cell;
+
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
 use weir_engine::wire::protocol;
@@ -104,6 +106,8 @@ pub(super) struct Aside<'a, B> {
     pub chooser: &'a mut Chooser,
     pub counters: &'a CounterWriter,
     pub kept: &'a mut Kept<B>,
+    /// The number of the backend that a frame turned out to be to or from, for a capture.
+    pub decided: Cell<Option<u32>>,
 }
 
 impl<B: Buffer> Aside<'_, B> {
@@ -226,6 +230,7 @@ impl<B: Buffer> Aside<'_, B> {
         change: impl FnOnce(&mut B, &Steered<'_>) -> Result<(), DropReason>,
     ) -> Outcome {
         let services = &*self.snapshot.services;
+        self.decided.set(Some(number));
         let Some(backend) = services.backends.get(number as usize) else {
             return Outcome::Drop(DropReason::NoBackend);
         };
@@ -275,6 +280,7 @@ impl<B: Buffer> Aside<'_, B> {
         change: impl FnOnce(&mut B, &Service, &Backend) -> Result<(), DropReason>,
     ) -> Outcome {
         let services = &*self.snapshot.services;
+        self.decided.set(Some(number));
         let Some(backend) = services.backends.get(number as usize) else {
             return Outcome::Drop(DropReason::NotOurs);
         };

@@ -71,7 +71,9 @@ impl<B: Buffer> Aside<'_, B> {
 
     pub(super) fn record(&self, worker: u16, session: u32) -> Option<Record<'_>> {
         let record = self.sessions()?.table(worker.into())?.record(session)?;
-        (record.fingerprint() != 0 && record.is_live(self.now)).then_some(record)
+        let found = (record.fingerprint() != 0 && record.is_live(self.now)).then_some(record)?;
+        self.decided.set(Some(found.backend_number()));
+        Some(found)
     }
 
     /// The live session of a flow, this worker's first.

@@ -46,6 +46,7 @@ impl<B: Buffer> Aside<'_, B> {
                 return self.too_large_of_session(frame, packet, whose, sink);
             }
         };
+        self.decided.set(Some(number));
         let backend = services.backends.get(number as usize);
         let both = backend.and_then(|backend| Some((backend, services.get(backend.service)?)));
         let Some((backend, service)) = both else {
@@ -152,7 +153,10 @@ impl<B: Buffer> Aside<'_, B> {
         if made > 0 {
             self.count(flow, way, bytes);
         }
-        sink.free(frame);
+        match done {
+            Ok(()) => sink.free(frame),
+            Err(reason) => sink.refuse(reason, frame),
+        }
     }
 
     fn change(
