@@ -87,11 +87,11 @@ fn ids(backend: u8) -> impl Iterator<Item = String> {
         .map(|(rotation, id)| format!("{rotation}={id}"))
 }
 
-fn service() -> String {
-    let mut text =
+fn service(mode: &str) -> String {
+    let mut text = format!(
         "[[service]]\nname = \"web\"\nvip = \"198.51.100.10\"\nport = 443\nprotocol = \"quic\"\n\
-         forwarding = \"nat\"\n"
-            .to_owned();
+         forwarding = \"{mode}\"\n"
+    );
     let configs = configs().map(|config| {
         let key = config.key.map_or_else(String::new, |key| format!(", key = \"{}\"", key.reveal()));
         let QuicConfig { rotation, server_id_length, nonce_length, .. } = config;
