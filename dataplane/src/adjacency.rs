@@ -248,6 +248,13 @@ impl Adjacency {
             .map(|own| own.address.into())
     }
 
+    /// What ordinary frames need, by their hop's number.
+    #[inline(always)]
+    #[must_use]
+    pub fn exits(&self) -> &[Exit] {
+        &self.exits
+    }
+
     /// Hot: what an ordinary frame to the hop with this number needs.
     #[inline(always)]
     #[must_use]
@@ -290,14 +297,21 @@ impl Adjacency {
 
     /// Hot: the number of the hop to any address, if it has one yet. Looks at each route of the
     /// family once, longest prefix first.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn hop_toward(&self, version: Version, address: Addr) -> Option<u32> {
         let route = self.route(version, address)?;
-        route.gateway.or_else(|| {
-            self.by_address
-                .get(Endpoint::new(version, address, route.port, 0))
-        })
+        match route.gateway {
+            Some(hop) => Some(hop),
+            None => self.connected(version, address, route.port),
+        }
+    }
+
+    /// Hot, though less: the number of the hop to an address on a port's own network.
+    #[inline(never)]
+    fn connected(&self, version: Version, address: Addr, port: u16) -> Option<u32> {
+        self.by_address
+            .get(Endpoint::new(version, address, port, 0))
     }
 
     /// The next hop to any address.
@@ -316,17 +330,17 @@ impl Adjacency {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn route(&self, version: Version, address: Addr) -> Option<&Masked> {
-        let routes = match version {
-            Version::V4 => &self.routes4,
-            Version::V6 => &self.routes6,
-        };
         let Addr([low, high]) = address;
-        routes.iter().find(|route| {
-            let Masked { network, mask, .. } = route;
-            (low & mask.0[0]) ^ network.0[0] | (high & mask.0[1]) ^ network.0[1] == 0
-        })
+        match version {
+            // An IPv4 address is in the first word.
+            Version::V4 => (self.routes4.iter())
+                .find(|Masked { network, mask, .. }| low & mask.0[0] == network.0[0]),
+            Version::V6 => (self.routes6.iter()).find(|Masked { network, mask, .. }| {
+                (low & mask.0[0]) ^ network.0[0] | (high & mask.0[1]) ^ network.0[1] == 0
+            }),
+        }
     }
 
     /// Hot: the port with this number.

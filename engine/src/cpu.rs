@@ -5,9 +5,16 @@
 //! Which copy runs is one predicted branch a call, so call it around a whole burst. Only what is
 //! inlined profits: mark [`Work::run`] and what it calls `#[inline(always)]`. (That is why this is
 //! a trait: a closure cannot be marked.)
+//!
+//! The work is told which copy it is by a [`Width`], so that it can use the few instructions that the
+//! compiler does not find by itself.
 
-// Calling a function that was compiled for more than the baseline.
+// Calling a function that was compiled for more than the baseline, and its instructions.
 #![allow(unsafe_code)]
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::memory::CacheLine;
 
 /// What the CPU that this was made on can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +58,7 @@ impl Features {
             // SAFETY: `wide` is set only where `detect` found all of these features.
             return unsafe { wide(work) };
         }
-        work.run()
+        work.run(Baseline)
     }
 }
 
@@ -61,14 +68,78 @@ pub trait Work {
     type Output;
 
     /// Hot: does it. To be marked `#[inline(always)]`.
-    fn run(self) -> Self::Output;
+    fn run<W: Width>(self, width: W) -> Self::Output;
+}
+
+/// Which copy of a [`Work`] is running. Only this module makes one, for a CPU that has what it stands
+/// for.
+pub trait Width: Copy + sealed::Sealed {
+    /// Hot: which of a line's first four words are `word`, a bit each, the first word's lowest. Each
+    /// word is read as by a relaxed load.
+    fn matches(self, line: &CacheLine, word: u64) -> u32;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// What the binary was built for.
+#[derive(Debug, Clone, Copy)]
+pub struct Baseline;
+
+impl sealed::Sealed for Baseline {}
+
+impl Width for Baseline {
+    #[inline(always)]
+    fn matches(self, line: &CacheLine, word: u64) -> u32 {
+        (0..4).fold(0, |bits, at| {
+            bits | u32::from(line.0[at].load(Relaxed) == word) << at
+        })
+    }
+}
+
+/// A CPU with AVX2; the private field keeps others from making one.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+struct Avx2(());
+
+#[cfg(target_arch = "x86_64")]
+impl sealed::Sealed for Avx2 {}
+
+#[cfg(target_arch = "x86_64")]
+impl Width for Avx2 {
+    #[inline(always)]
+    fn matches(self, line: &CacheLine, word: u64) -> u32 {
+        let bits: u32;
+        // SAFETY: an `Avx2` exists only in the copy that runs where AVX2 is. The 32 bytes are the
+        // line's, which is aligned to 64. As far as others can see these are four relaxed loads: the
+        // CPU reads each aligned quadword of a vector at once, and `readonly` lets nothing be
+        // written. Two halves of 16 bytes, so that no register's upper half is left dirty.
+        unsafe {
+            std::arch::asm!(
+                "vmovq {one}, {word}",
+                "vpbroadcastq {one}, {one}",
+                "vpcmpeqq {other}, {one}, [{line} + 16]",
+                "vpcmpeqq {one}, {one}, [{line}]",
+                "vpackssdw {one}, {one}, {other}",
+                "vmovmskps {bits:e}, {one}",
+                word = in(reg) word,
+                line = in(reg) std::ptr::from_ref(line),
+                one = out(xmm_reg) _,
+                other = out(xmm_reg) _,
+                bits = lateout(reg) bits,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        bits
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
 #[inline]
 fn wide<W: Work>(work: W) -> W::Output {
-    work.run()
+    work.run(Avx2(()))
 }
 
 #[cfg(test)]
@@ -81,7 +152,7 @@ mod tests {
         type Output = u64;
 
         #[inline(always)]
-        fn run(self) -> u64 {
+        fn run<W: Width>(self, _: W) -> u64 {
             self.0.iter().fold(0, |sum, word| sum.rotate_left(7) ^ word)
         }
     }
@@ -93,5 +164,32 @@ mod tests {
             .collect();
         let sum = |features: Features| features.run(Sum(&words));
         assert_eq!(sum(Features::detect()), sum(Features::baseline()));
+    }
+
+    struct Matches<'a>(&'a CacheLine, u64);
+
+    impl Work for Matches<'_> {
+        type Output = u32;
+
+        #[inline(always)]
+        fn run<W: Width>(self, width: W) -> u32 {
+            width.matches(self.0, self.1)
+        }
+    }
+
+    #[test]
+    fn both_copies_find_a_word_among_the_first_four() {
+        let line = CacheLine::default();
+        for (at, word) in [7, 1 << 40, u64::MAX, 7, 9, 9, 9, 9]
+            .into_iter()
+            .enumerate()
+        {
+            line.0[at].store(word, Relaxed);
+        }
+        for (word, bits) in [(7, 0b1001), (1 << 40, 2), (u64::MAX, 4), (9, 0), (0, 0)] {
+            for features in [Features::detect(), Features::baseline()] {
+                assert_eq!(features.run(Matches(&line, word)), bits, "{word}");
+            }
+        }
     }
 }

@@ -47,6 +47,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use weir_engine::cpu::{Baseline, Width};
 use weir_engine::memory::{CacheLine, HugeSlice, MemoryError, prefetch_write};
 
 pub use live::LiveFlows;
@@ -94,6 +95,59 @@ pub enum Inserted {
     Evicted,
     /// There was no place that it may take.
     Untracked,
+}
+
+/// The lines of a table as its worker holds them for a burst.
+#[derive(Debug, Clone, Copy)]
+pub struct Lines<'a> {
+    lines: &'a [CacheLine],
+    count: u32,
+}
+
+impl<'a> Lines<'a> {
+    /// Hot: the first line that may hold the flow; asks for it.
+    #[inline(always)]
+    #[must_use]
+    pub fn prefetch(&self, hash: FlowHash) -> u32 {
+        let first = primary(hash, self.count);
+        if let Some(line) = self.lines.get(first as usize) {
+            prefetch_write(line);
+        }
+        first
+    }
+
+    /// Hot: the second line that may hold a flow whose first is `line`; asks for it.
+    #[inline(always)]
+    #[must_use]
+    pub fn prefetch_second(&self, line: u32, hash: FlowHash) -> u32 {
+        let second = secondary(line, hash.fingerprint, self.count);
+        if let Some(line) = self.lines.get(second as usize) {
+            prefetch_write(line);
+        }
+        second
+    }
+
+    /// Hot: which entries of a line are the flow's, dead or alive: a bit each. All four are compared
+    /// and none is picked: no branch, so that nothing is guessed wrong.
+    #[inline(always)]
+    #[must_use]
+    pub fn matches<W: Width>(&self, width: W, line: u32, hash: FlowHash) -> u32 {
+        let line = self.lines.get(line as usize);
+        line.map_or(0, |line| width.matches(line, hash.fingerprint))
+    }
+
+    /// Hot: the first entry of those that [`Lines::matches`] gave; none where it gave none.
+    #[inline(always)]
+    #[must_use]
+    pub fn held(&self, line: u32, matches: u32) -> Option<Held<'a>> {
+        if matches == 0 {
+            return None;
+        }
+        let line = self.lines.get(line as usize)?;
+        let word = &line.0[WAYS + matches.trailing_zeros() as usize % WAYS];
+        let details = Details(word.load(Relaxed));
+        Some(Held { word, details })
+    }
 }
 
 /// A worker's table. The worker owns it; others get a [`ConntrackReader`].
@@ -153,43 +207,21 @@ impl Conntrack {
         self.moves_left = MOVES;
     }
 
-    /// Hot: asks for the first line that may hold the flow.
-    #[inline(always)]
-    pub fn prefetch(&self, hash: FlowHash) {
-        if let Some(line) = self.lines.get(primary(hash, self.count) as usize) {
-            prefetch_write(line);
-        }
-    }
-
-    /// Hot: asks for the second line that may hold the flow.
-    #[inline(always)]
-    pub fn prefetch_second(&self, hash: FlowHash) {
-        let second = secondary(primary(hash, self.count), hash.fingerprint, self.count);
-        if let Some(line) = self.lines.get(second as usize) {
-            prefetch_write(line);
-        }
-    }
-
-    /// Hot: the flow's entry if it lies in the first of its two lines, dead or alive.
+    /// Hot: the lines, to look many flows up in.
     #[inline(always)]
     #[must_use]
-    pub fn probe(&self, hash: FlowHash) -> Option<Held<'_>> {
-        find_in(&self.lines, primary(hash, self.count), hash.fingerprint)
-    }
-
-    /// Hot: the flow's entry if it lies in the second of its two lines, dead or alive.
-    #[inline(always)]
-    #[must_use]
-    pub fn probe_second(&self, hash: FlowHash) -> Option<Held<'_>> {
-        let second = secondary(primary(hash, self.count), hash.fingerprint, self.count);
-        find_in(&self.lines, second, hash.fingerprint)
+    pub fn lines(&self) -> Lines<'_> {
+        Lines {
+            lines: &self.lines,
+            count: self.count,
+        }
     }
 
     /// Hot: finds a live entry, in either line.
     #[inline]
     #[must_use]
     pub fn find(&self, hash: FlowHash, now: Tick, profiles: &Profiles) -> Option<Held<'_>> {
-        find(&self.lines, self.count, hash, now, profiles)
+        find(self.lines(), hash, now, profiles)
     }
 
     /// Remembers a flow that [`Conntrack::find`] has just not found.
@@ -382,33 +414,13 @@ fn secondary(bucket: u32, fingerprint: u64, count: u32) -> u32 {
 }
 
 #[inline]
-fn find<'a>(
-    lines: &'a HugeSlice,
-    count: u32,
-    hash: FlowHash,
-    now: Tick,
-    profiles: &Profiles,
-) -> Option<Held<'a>> {
-    let first = primary(hash, count);
-    let second = || secondary(first, hash.fingerprint, count);
-    find_in(lines, first, hash.fingerprint)
-        .or_else(|| find_in(lines, second(), hash.fingerprint))
+fn find<'a>(lines: Lines<'a>, hash: FlowHash, now: Tick, profiles: &Profiles) -> Option<Held<'a>> {
+    let first = primary(hash, lines.count);
+    let second = || secondary(first, hash.fingerprint, lines.count);
+    let in_line = |line| lines.held(line, lines.matches(Baseline, line, hash));
+    in_line(first)
+        .or_else(|| in_line(second()))
         .filter(|held| profiles.is_alive(held.details, now))
-}
-
-#[inline(always)]
-fn find_in(lines: &HugeSlice, bucket: u32, fingerprint: u64) -> Option<Held<'_>> {
-    let CacheLine(words) = lines.get(bucket as usize)?;
-    // All four are compared before one is picked: no branch per way.
-    let matches = (0..WAYS).fold(0u32, |bits, way| {
-        bits | u32::from(words[way].load(Relaxed) == fingerprint) << way
-    });
-    if matches == 0 {
-        return None;
-    }
-    let word = &words[WAYS + matches.trailing_zeros() as usize % WAYS];
-    let details = Details(word.load(Relaxed));
-    Some(Held { word, details })
 }
 
 /// Another thread's view of a worker's table: exact when the worker rests, close when it runs.
@@ -435,7 +447,11 @@ impl ConntrackReader {
     /// The live entry of a flow.
     #[must_use]
     pub fn find(&self, hash: FlowHash, now: Tick, profiles: &Profiles) -> Option<Details> {
-        find(&self.lines, self.count, hash, now, profiles).map(|held| held.details)
+        let lines = Lines {
+            lines: &self.lines,
+            count: self.count,
+        };
+        find(lines, hash, now, profiles).map(|held| held.details)
     }
 
     /// Calls `visit` with every live flow: a pass over the whole table, for the control core.

@@ -274,6 +274,8 @@ impl Book {
             local: before.local.clone(),
             sessions: self.sessions.clone(),
             wide: before.wide.clone(),
+            checks_from: before.checks_from,
+            kernels: before.kernels.clone(),
         })
     }
 

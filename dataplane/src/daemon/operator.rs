@@ -292,7 +292,9 @@ impl Operator {
                 ToControl::Hold(neighbour, frame) => running.control.hold(now, neighbour, frame),
             }
         }
-        busy |= kernel::exchange(running, now);
+        if kernel::exchange(running, now) {
+            busy = Busy::Frames;
+        }
         if running.control.next_due(now).is_some_and(|due| due <= now) {
             let (start, built) = (Instant::now(), running.control.book().tables_built());
             running.control.tick(now);

@@ -162,8 +162,17 @@ impl Sink<Mbuf> for Leaving {
         };
         let bytes: usize = burst.iter().map(Buffer::len).sum();
         self.sent_bytes += bytes as u64;
-        // Empty after a flush, and larger than a burst.
-        out.frames.extend(burst.drain(..));
+        if !out.frames.is_empty() {
+            // Empty after a flush, and larger than a burst.
+            out.frames.extend(burst.drain(..));
+            return;
+        }
+        // Nothing waits that has to go first: the burst goes from where it lies.
+        self.sent += out.tx.send(burst) as u64;
+        if !burst.is_empty() {
+            self.refused += burst.len() as u64;
+            free_bulk(burst);
+        }
     }
 
     fn punt(&mut self, port: u16, frame: Mbuf) {

@@ -9,7 +9,7 @@
 
 use weir_engine::wire::{checksum, protocol, tcp, udp};
 
-use super::Packet;
+use super::{Filter, Packet};
 use crate::address::{Addr, Version};
 
 /// Frames are read at these offsets, from their first byte.
@@ -20,21 +20,19 @@ const V6_TRANSPORT: usize = 54;
 const V4_LEAST: usize = V4_TRANSPORT + udp::LEN;
 const V6_LEAST: usize = V6_TRANSPORT + udp::LEN;
 
-/// Hot: whether `frame` has the common shape; fills in `packet` if so. `mac` is the port's own MAC
-/// as [`super::Filter`] keeps it.
+/// Hot: the IP version of a frame to a port's own MAC that may have the common shape: [`ipv4`] and
+/// [`ipv6`] tell. They are three, so that what follows them can be compiled for each version.
 #[inline(always)]
-pub(super) fn parse(frame: &[u8], mac: u64, packet: &mut Packet) -> bool {
-    let Some(head) = frame.first_chunk::<V4_LEAST>() else {
-        return false;
-    };
-    if u64_at(head, 0) & 0xffff_ffff_ffff != mac {
-        return false;
+pub fn version(frame: &[u8], filter: &Filter) -> Option<Version> {
+    let head = frame.first_chunk::<V4_LEAST>()?;
+    if u64_at(head, 0) & 0xffff_ffff_ffff != filter.mac {
+        return None;
     }
     // EtherType, then IP version and header length.
     match u32_at(head, 12) & 0x00ff_ffff {
-        IPV4 => parse_ipv4(frame, head, packet),
-        word if word & 0x00f0_ffff == IPV6 => parse_ipv6(frame, packet),
-        _ => false,
+        IPV4 => Some(Version::V4),
+        word if word & 0x00f0_ffff == IPV6 => Some(Version::V6),
+        _ => None,
     }
 }
 
@@ -43,8 +41,12 @@ const IPV4: u32 = 0x45_00_08;
 /// 0x86dd 0x6?, little-endian.
 const IPV6: u32 = 0x60_dd_86;
 
+/// Hot: whether a frame that [`version`] takes for IPv4 has the common shape; fills in `packet` if so.
 #[inline(always)]
-fn parse_ipv4(frame: &[u8], head: &[u8; V4_LEAST], packet: &mut Packet) -> bool {
+pub fn ipv4(frame: &[u8], packet: &mut Packet) -> bool {
+    let Some(head) = frame.first_chunk::<V4_LEAST>() else {
+        return false;
+    };
     let total = usize::from(u16::from_be_bytes([head[16], head[17]]));
     let protocol = head[23];
     let first = head[26];
@@ -52,18 +54,28 @@ fn parse_ipv4(frame: &[u8], head: &[u8; V4_LEAST], packet: &mut Packet) -> bool 
     let martian = first.wrapping_sub(1) >= 223 || first == 127;
     let fragment = u16_at(head, 20) & 0xff3f != 0;
     let header = (u64_at(head, 14), u64_at(head, 22), u32_at(head, 30));
-    if total > frame.len() - NETWORK || martian || fragment || !intact(header) {
+    if total + NETWORK > frame.len() || fragment || martian || !intact(header) {
         return false;
     }
-    let Some((tcp_flags, ports)) =
-        transport::<V4_TRANSPORT>(frame, protocol, total.wrapping_sub(V4_TRANSPORT - NETWORK))
-    else {
+    // What the IP header says fits the frame, so a transport header that fits that fits, too.
+    let (tcp_flags, length, least) = if protocol == protocol::UDP {
+        (0, udp_length(head[38], head[39]), udp::LEN)
+    } else if protocol == protocol::TCP
+        && let Some(head) = frame.first_chunk::<{ V4_TRANSPORT + tcp::LEN }>()
+    {
+        (head[47], tcp_length(head[46]), tcp::LEN)
+    } else {
         return false;
     };
+    if length < least || length + (V4_TRANSPORT - NETWORK) > total {
+        return false;
+    }
+    // One load: the source is the lower half.
+    let addresses = u64_at(head, 26);
     *packet = Packet {
-        source: Addr([u64::from(u32_at(head, 26)), 0]),
-        destination: Addr([u64::from(u32_at(head, 30)), 0]),
-        ports,
+        source: Addr([addresses & 0xffff_ffff, 0]),
+        destination: Addr([addresses >> 32, 0]),
+        ports: u32_at(head, V4_TRANSPORT),
         ip_len: total as u16,
         transport: V4_TRANSPORT as u16,
         network: NETWORK as u8,
@@ -76,7 +88,19 @@ fn parse_ipv4(frame: &[u8], head: &[u8; V4_LEAST], packet: &mut Packet) -> bool 
     true
 }
 
-/// Whether 20 header bytes, given as words, sum to all ones (RFC 1071).
+/// The length that a UDP header gives.
+#[inline(always)]
+fn udp_length(high: u8, low: u8) -> usize {
+    u16::from_be_bytes([high, low]).into()
+}
+
+/// The length of a TCP header.
+#[inline(always)]
+fn tcp_length(offset: u8) -> usize {
+    usize::from(offset >> 4) * 4
+}
+
+/// Whether 20 header bytes, given as words, sum to all ones (RFC 1071). They are not all zero.
 #[inline(always)]
 fn intact((first, second, third): (u64, u64, u32)) -> bool {
     let (sum, carry) = first.overflowing_add(second);
@@ -84,8 +108,9 @@ fn intact((first, second, third): (u64, u64, u32)) -> bool {
     checksum::is_all_ones(sum, carry)
 }
 
+/// Hot: as [`ipv4`], for IPv6.
 #[inline(always)]
-fn parse_ipv6(frame: &[u8], packet: &mut Packet) -> bool {
+pub fn ipv6(frame: &[u8], packet: &mut Packet) -> bool {
     let Some(head) = frame.first_chunk::<V6_LEAST>() else {
         return false;
     };
@@ -94,16 +119,25 @@ fn parse_ipv6(frame: &[u8], packet: &mut Packet) -> bool {
     let source = Addr([u64_at(head, 22), u64_at(head, 30)]);
     // Multicast, unspecified and loopback are no sources; see the general parser.
     let martian = head[22] == 0xff || (source.0[0] == 0 && source.0[1] & !(1 << 56) == 0);
-    if payload > frame.len() - V6_TRANSPORT || martian {
+    if payload + V6_TRANSPORT > frame.len() || martian {
         return false;
     }
-    let Some((tcp_flags, ports)) = transport::<V6_TRANSPORT>(frame, protocol, payload) else {
+    let (tcp_flags, length, least) = if protocol == protocol::UDP {
+        (0, udp_length(head[58], head[59]), udp::LEN)
+    } else if protocol == protocol::TCP
+        && let Some(head) = frame.first_chunk::<{ V6_TRANSPORT + tcp::LEN }>()
+    {
+        (head[67], tcp_length(head[66]), tcp::LEN)
+    } else {
         return false;
     };
+    if length < least || length > payload {
+        return false;
+    }
     *packet = Packet {
         source,
         destination: Addr([u64_at(head, 38), u64_at(head, 46)]),
-        ports,
+        ports: u32_at(head, V6_TRANSPORT),
         ip_len: (payload + V6_TRANSPORT - NETWORK).min(usize::from(u16::MAX)) as u16,
         transport: V6_TRANSPORT as u16,
         network: NETWORK as u8,
@@ -114,33 +148,6 @@ fn parse_ipv6(frame: &[u8], packet: &mut Packet) -> bool {
         tag: None,
     };
     true
-}
-
-/// TCP flags (zero for UDP) and ports of an intact TCP or UDP header at `AT` with `payload` bytes of
-/// IP payload, which lie within the frame unless `payload` is larger than any frame.
-#[inline(always)]
-fn transport<const AT: usize>(frame: &[u8], protocol: u8, payload: usize) -> Option<(u8, u32)> {
-    let rest = frame.get(AT..)?;
-    let flags = if protocol == protocol::TCP {
-        let header = rest.first_chunk::<{ tcp::LEN }>()?;
-        let length = usize::from(header[12] >> 4) * 4;
-        if length < tcp::LEN || length > payload || payload > rest.len() {
-            return None;
-        }
-        header[13]
-    } else {
-        let header = rest.first_chunk::<{ udp::LEN }>()?;
-        let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
-        if protocol != protocol::UDP
-            || length < udp::LEN
-            || length > payload
-            || payload > rest.len()
-        {
-            return None;
-        }
-        0
-    };
-    Some((flags, u32::from_le_bytes(*rest.first_chunk()?)))
 }
 
 #[inline(always)]
@@ -162,7 +169,7 @@ fn u16_at<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Accepts, Filter, Parsed, general};
+    use super::super::{Accepts, Parsed, general};
     use super::*;
     use proptest::prelude::*;
 
@@ -194,7 +201,11 @@ mod tests {
             groups: false,
         };
         let mut packet = Packet::default();
-        let common = parse(frame, Filter::from(accepts).mac, &mut packet);
+        let common = match version(frame, &Filter::from(accepts)) {
+            Some(Version::V4) => ipv4(frame, &mut packet),
+            Some(Version::V6) => ipv6(frame, &mut packet),
+            None => false,
+        };
         if common {
             prop_assert_eq!(general(frame, accepts), Ok(Parsed::Transport(packet)));
         }

@@ -8,13 +8,18 @@ use crate::flow::FlowHash;
 use crate::parse::Packet;
 
 /// One frame's notes. Stages write what they learn; nothing is cleared in between, so only what the
-/// verdict names is meaningful.
+/// verdict names is meaningful. Two cache lines, so that a lane is found by a shift.
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
 pub struct Lane {
     /// Its descriptor, where it is a TCP segment, a UDP datagram or an ICMP message.
     pub packet: Packet,
     /// Its flow, where it goes to a service.
     pub hash: FlowHash,
+    /// The conntrack line that its flow is looked for first in, where it goes to a service.
+    pub line: u32,
+    /// Which of that line's entries are its own, a bit each, where that has been looked at.
+    pub matches: u32,
     /// The place of its service, where it goes to one.
     pub service: u32,
     /// The number of its backend, where that is chosen, or where it comes from one.
@@ -78,3 +83,38 @@ pub enum Verdict {
 
 /// The lanes of one burst, a worker's own.
 pub type Lanes = [Lane; BURST];
+
+/// Which lanes of a burst, a bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Places(pub u32);
+
+const _: () = assert!(BURST <= u32::BITS as usize);
+
+impl Places {
+    /// Hot: the lanes themselves.
+    #[inline(always)]
+    pub fn of(self, lanes: &mut [Lane]) -> impl Iterator<Item = &mut Lane> {
+        let mut rest = lanes.iter_mut();
+        let mut passed = 0;
+        self.map_while(move |place| {
+            let lane = rest.nth(place - passed);
+            passed = place + 1;
+            lane
+        })
+    }
+}
+
+impl Iterator for Places {
+    type Item = usize;
+
+    /// Hot: the next, in the frames' order.
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let place = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some(place % BURST)
+    }
+}

@@ -3,45 +3,136 @@
 use weir_shm::counters::DropReason;
 
 use super::lane::{Lane, Verdict};
-use crate::conntrack::Conntrack;
+use crate::address::Version;
+use crate::conntrack::Lines;
+use crate::endpoints::{Endpoint, View};
 use crate::flow::FlowHasher;
 use crate::parse::Packet;
 use crate::service::{Owner, Services};
 
-/// Hot: finds each packet's service, hashes its flow, and asks for its conntrack line.
-#[inline(always)]
-pub fn all(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lanes: &mut [Lane]) {
-    for lane in lanes {
-        if lane.verdict == Verdict::Forward
-            && let Some(service) = services.exact(&lane.packet)
-        {
-            known(service, hasher, conntrack, lane);
-        } else {
-            other(services, hasher, conntrack, lane);
+/// What the look-up needs, at hand for a burst.
+pub struct LookUp<'a> {
+    services: &'a Services,
+    vips: View<'a>,
+    returns: View<'a>,
+    hasher: &'a FlowHasher,
+    lines: Lines<'a>,
+    /// Whether every packet that goes to no VIP exactly is an answer from exactly a backend, or
+    /// nobody's.
+    plain: bool,
+}
+
+impl<'a> LookUp<'a> {
+    #[inline(always)]
+    pub fn new(services: &'a Services, hasher: &'a FlowHasher, lines: Lines<'a>) -> Self {
+        Self {
+            services,
+            vips: services.vips.view(),
+            returns: services.returns.view(),
+            hasher,
+            lines,
+            plain: services.wide.is_none() && services.sessions.is_none(),
         }
     }
-}
 
-/// A packet whose service is known.
-#[inline(always)]
-fn known(service: u32, hasher: &FlowHasher, conntrack: &Conntrack, lane: &mut Lane) {
-    lane.service = service;
-    lane.hash = hasher.packet(&lane.packet);
-    conntrack.prefetch(lane.hash);
-}
-
-/// What goes to no VIP's exact port.
-#[inline(never)]
-fn other(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lane: &mut Lane) {
-    match lane.verdict {
-        Verdict::Forward => {}
-        Verdict::Portless => return portless(services, hasher, conntrack, lane),
-        _ => return,
+    /// Hot: finds the service of a packet of the common shape, hashes its flow, and asks for its
+    /// conntrack line; or finds the backend that it comes from. The version is the packet's; where it
+    /// is known to the compiler, there is no branch on it.
+    #[inline(always)]
+    pub fn common(&self, version: Version, lane: &mut Lane) {
+        let Packet {
+            source,
+            destination,
+            ports,
+            protocol,
+            ..
+        } = lane.packet;
+        let (from, to) = (lane.packet.source_port(), lane.packet.destination_port());
+        if let Some(service) = self
+            .vips
+            .get(Endpoint::new(version, destination, to, protocol))
+        {
+            let hash = match version {
+                Version::V4 => self.hasher.ipv4(source, destination, ports, protocol),
+                Version::V6 => self.hasher.ipv6(source, destination, ports, protocol),
+            };
+            lane.service = service;
+            lane.hash = hash;
+            lane.line = self.lines.prefetch(hash);
+            lane.verdict = Verdict::Forward;
+        } else if self.plain
+            && let Some(backend) = self
+                .returns
+                .get(Endpoint::new(version, source, from, protocol))
+        {
+            lane.backend = backend;
+            lane.verdict = Verdict::Return;
+        } else {
+            self.other(lane);
+        }
     }
-    match services.owner_of_other(&lane.packet) {
-        Owner::Forward(service) => known(service, hasher, conntrack, lane),
-        Owner::ForwardByAddress(service) => by_address(service, hasher, conntrack, lane),
-        owner => settle(services, owner, lane),
+
+    /// A packet of any shape, and what is none.
+    pub fn any(&self, lane: &mut Lane) {
+        match lane.verdict {
+            Verdict::Forward => match self.services.exact(&lane.packet) {
+                Some(service) => self.known(service, lane),
+                None => self.other(lane),
+            },
+            Verdict::Portless => self.portless(lane),
+            _ => {}
+        }
+    }
+
+    /// What goes to no VIP's exact port.
+    #[inline(never)]
+    fn other(&self, lane: &mut Lane) {
+        lane.verdict = Verdict::Forward;
+        match self.services.owner_of_other(&lane.packet) {
+            Owner::Forward(service) => self.known(service, lane),
+            Owner::ForwardByAddress(service) => self.by_address(service, lane),
+            owner => settle(self.services, owner, lane),
+        }
+    }
+
+    /// A packet whose service is known.
+    fn known(&self, service: u32, lane: &mut Lane) {
+        lane.service = service;
+        lane.hash = self.hasher.packet(&lane.packet);
+        lane.line = self.lines.prefetch(lane.hash);
+    }
+
+    /// A packet to a service that tells flows by their addresses alone. TCP's flags say nothing
+    /// there: what ends is one connection, not all that two addresses have to say to each other.
+    #[cold]
+    fn by_address(&self, service: u32, lane: &mut Lane) {
+        lane.service = service;
+        lane.hash = self.hasher.addresses(&lane.packet);
+        lane.packet.tcp_flags = 0;
+        lane.line = self.lines.prefetch(lane.hash);
+    }
+
+    /// A packet without ports: to a service for any protocol, or from a backend of one.
+    #[cold]
+    fn portless(&self, lane: &mut Lane) {
+        lane.verdict = Verdict::Forward;
+        match self.services.owner(&lane.packet) {
+            Owner::ForwardByAddress(service) => self.by_address(service, lane),
+            Owner::Return(backend) => {
+                lane.backend = backend;
+                lane.verdict = Verdict::Return;
+            }
+            Owner::NoService
+                if self
+                    .services
+                    .is_kernels(lane.packet.version, lane.packet.destination) =>
+            {
+                lane.verdict = Verdict::Ours(DropReason::UnknownProtocol);
+            }
+            Owner::Forward(_) | Owner::Answer(_) | Owner::NoService | Owner::NotOurs => {
+                lane.verdict = Verdict::Drop(DropReason::UnknownProtocol);
+            }
+        }
     }
 }
 
@@ -73,34 +164,5 @@ fn to_ourselves(services: &Services, packet: &Packet) -> Verdict {
         Verdict::Ours(DropReason::NoService)
     } else {
         Verdict::Drop(DropReason::NoService)
-    }
-}
-
-/// A packet to a service that tells flows by their addresses alone. TCP's flags say nothing there:
-/// what ends is one connection, not all that two addresses have to say to each other.
-#[cold]
-fn by_address(service: u32, hasher: &FlowHasher, conntrack: &Conntrack, lane: &mut Lane) {
-    lane.service = service;
-    lane.hash = hasher.addresses(&lane.packet);
-    lane.packet.tcp_flags = 0;
-    conntrack.prefetch(lane.hash);
-}
-
-/// A packet without ports: to a service for any protocol, or from a backend of one.
-#[cold]
-fn portless(services: &Services, hasher: &FlowHasher, conntrack: &Conntrack, lane: &mut Lane) {
-    lane.verdict = Verdict::Forward;
-    match services.owner(&lane.packet) {
-        Owner::ForwardByAddress(service) => by_address(service, hasher, conntrack, lane),
-        Owner::Return(backend) => {
-            lane.backend = backend;
-            lane.verdict = Verdict::Return;
-        }
-        Owner::NoService if services.is_kernels(lane.packet.version, lane.packet.destination) => {
-            lane.verdict = Verdict::Ours(DropReason::UnknownProtocol);
-        }
-        Owner::Forward(_) | Owner::Answer(_) | Owner::NoService | Owner::NotOurs => {
-            lane.verdict = Verdict::Drop(DropReason::UnknownProtocol);
-        }
     }
 }

@@ -23,6 +23,7 @@ mod lane;
 mod look_up;
 mod part;
 mod quic;
+mod quick;
 mod read;
 mod rewrite;
 mod sessions;
@@ -34,7 +35,7 @@ use std::cell::Cell;
 use arrayvec::ArrayVec;
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
-use weir_engine::cpu::{Features, Work};
+use weir_engine::cpu::{Features, Width, Work};
 use weir_shm::counters::{self, DropReason};
 
 use crate::adjacency::{Adjacency, Neighbour};
@@ -48,7 +49,9 @@ use crate::service::Services;
 use aside::{Aside, Why};
 use choose::Chooser;
 use lane::Lanes;
+use look_up::LookUp;
 use part::Asides;
+use quick::Quick;
 use tap::{Tap, Watching};
 
 /// Frames of one burst.
@@ -207,10 +210,10 @@ impl<B: Buffer> Pipeline<B> {
         burst: &mut ArrayVec<B, BURST>,
         sink: &mut S,
     ) {
-        let bytes: usize = burst.iter().map(Buffer::len).sum();
-        self.counters.add(counters::RECEIVED, burst.len() as u64);
+        let frames = burst.len();
+        let bytes = self.take_through(snapshot, now, port, burst, sink);
+        self.counters.add(counters::RECEIVED, frames as u64);
         self.counters.add(counters::RECEIVED_BYTES, bytes as u64);
-        self.process_handed(snapshot, now, port, burst, sink);
     }
 
     /// As [`Pipeline::process`], for frames that another worker received by `port`, and counted.
@@ -222,11 +225,25 @@ impl<B: Buffer> Pipeline<B> {
         burst: &mut ArrayVec<B, BURST>,
         sink: &mut S,
     ) {
+        self.take_through(snapshot, now, port, burst, sink);
+    }
+
+    /// Hot: gives the burst's bytes.
+    #[inline]
+    fn take_through<S: Sink<B>>(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Tick,
+        port: u16,
+        burst: &mut ArrayVec<B, BURST>,
+        sink: &mut S,
+    ) -> usize {
         self.tick(now, sink);
         self.sweep(&snapshot.services, now);
         let Some(filter) = self.filters.get(usize::from(port)) else {
+            let bytes = burst.iter().map(Buffer::len).sum();
             burst.clear();
-            return;
+            return bytes;
         };
         let Self {
             hasher,
@@ -246,7 +263,7 @@ impl<B: Buffer> Pipeline<B> {
             Some(capture) => Tap::begin(capture, &snapshot.services, by, burst.len()),
         };
         let mut asides = Asides::new();
-        self.features.run(Stages {
+        let bytes = self.features.run(Stages {
             snapshot,
             now,
             by,
@@ -267,6 +284,7 @@ impl<B: Buffer> Pipeline<B> {
         if let Some(tap) = tap {
             tap.end();
         }
+        bytes
     }
 
     #[cold]
@@ -358,10 +376,10 @@ struct Stages<'a, 't, B, S> {
 }
 
 impl<B: Buffer, S: Sink<B>> Work for Stages<'_, '_, B, S> {
-    type Output = ();
+    type Output = usize;
 
     #[inline(always)]
-    fn run(self) {
+    fn run<W: Width>(self, width: W) -> usize {
         let Self {
             snapshot,
             now,
@@ -375,9 +393,9 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, '_, B, S> {
             ..
         } = self;
         let services = &*snapshot.services;
-        read::all(self.filter, burst, self.lanes);
+        let look_up = LookUp::new(services, self.hasher, conntrack.lines());
+        let bytes = read::all(self.filter, &look_up, burst, self.lanes);
         let lanes = &mut self.lanes[..burst.len()];
-        look_up::all(services, self.hasher, conntrack, lanes);
         if let Some(tap) = &mut tap {
             tap.look(self.hasher, now, conntrack, lanes);
         }
@@ -387,7 +405,14 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, '_, B, S> {
         if let Some(sessions) = &services.sessions {
             sessions::ask(services, sessions, by.worker, lanes);
         }
-        steer::all(services, now, conntrack, chooser, counters, burst, lanes);
+        let mut quick = Quick::new(snapshot, counters, tap.is_some());
+        steer::all(width, now, conntrack, chooser, &mut quick, burst, lanes);
+        if let Some(port) = quick.end(burst.len()) {
+            if !burst.is_empty() {
+                sink.send_burst(port, burst);
+            }
+            return bytes;
+        }
         if let Some(sessions) = &services.sessions {
             sessions::all(services, sessions, by.worker, now, counters, burst, lanes);
         }
@@ -399,5 +424,6 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, '_, B, S> {
             tap.tell(burst, lanes);
         }
         part::all(by.port, counters, burst, lanes, self.asides, sink);
+        bytes
     }
 }

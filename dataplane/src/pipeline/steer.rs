@@ -8,22 +8,25 @@
 //! - *moved*: conntrack holds the flow, but its backend has gone: the table chooses anew.
 //! - *new*: the table chooses and conntrack remembers.
 //!
-//! A first pass over the burst takes the steady ones. For those whose flow is not in its first
-//! line, it asks for the second and for the table's entry, and a second pass looks there.
+//! A first pass over the burst looks into the lines that were asked for, and sorts: whether a flow is
+//! in its first line is a matter of chance where the table is full, so nothing may depend on a guess.
+//! For those that are not there it asks for the second line and for the table's entry. Then go the
+//! steady ones of the first line, those of the second, and in the end, one by one, all others.
 
-use arrayvec::ArrayVec;
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
+use weir_engine::cpu::Width;
 use weir_engine::wire::{protocol, tcp::flags};
 use weir_shm::counters::{self, DropReason};
 
 use super::BURST;
 use super::choose::{Asking, Chooser};
-use super::lane::{Lane, Verdict};
-use crate::conntrack::{Conntrack, Details, Held, Inserted, NO_BACKEND, State, Tick};
+use super::lane::{Lane, Places, Verdict};
+use super::quick::Quick;
+use crate::conntrack::{Conntrack, Details, Held, Inserted, Lines, NO_BACKEND, State, Tick};
 use crate::parse::Packet;
 use crate::scheduler::Choice;
-use crate::service::{Service, Services, Takes};
+use crate::service::{Backend, Service, Services, Takes};
 
 /// TCP flags that may change a flow's state.
 const TURNING: u8 = flags::SYN | flags::FIN | flags::RST;
@@ -80,63 +83,106 @@ const fn is_long_ago(held: Details, now: Tick) -> bool {
     (held.seen().0 ^ now.0) >> 16 != 0
 }
 
-/// Hot: chooses each packet's backend and keeps conntrack up to date.
+/// Hot: chooses each packet's backend and keeps conntrack up to date. Steady packets, and answers of
+/// backends, leave by `quick` at once where nothing about them is unusual.
 #[inline(always)]
-pub fn all<B: Buffer>(
-    services: &Services,
+pub fn all<W: Width, B: Buffer>(
+    width: W,
     now: Tick,
     conntrack: &mut Conntrack,
     chooser: &mut Chooser,
-    counters: &CounterWriter,
-    burst: &[B],
+    quick: &mut Quick<'_>,
+    burst: &mut [B],
     lanes: &mut [Lane],
 ) {
     conntrack.begin_burst();
-    let mut waiting: ArrayVec<u8, BURST> = ArrayVec::new();
-    let mut steady = 0;
-    for (place, lane) in (0u8..).zip(lanes.iter_mut()) {
-        if lane.verdict != Verdict::Forward {
-            continue;
+    let (services, counters) = (quick.services, quick.counters);
+    let lines = conntrack.lines();
+    let mut first = 0;
+    for (place, (frame, lane)) in (0u32..).zip(burst.iter_mut().zip(lanes.iter_mut())) {
+        if lane.verdict == Verdict::Forward {
+            lane.matches = lines.matches(width, lane.line, lane.hash);
+            first |= u32::from(lane.matches != 0) << place;
+        } else if lane.verdict == Verdict::Return {
+            quick.give_back(frame, lane);
         }
-        match conntrack.probe(lane.hash) {
-            Some(held) => {
-                if is_steady(services, now, &held, lane) {
-                    steady += 1;
-                    continue;
-                }
-            }
-            None => {
-                conntrack.prefetch_second(lane.hash);
-                if let Some(service) = services.get(lane.service) {
-                    service.prefetch(lane.hash);
-                }
-            }
-        }
-        // Never full: a burst has no more packets than this has room.
-        let _ = waiting.try_push(place);
     }
-    if !waiting.is_empty() {
+    let second = missing(first, lanes);
+    for lane in Places(second).of(lanes) {
+        lane.line = lines.prefetch_second(lane.line, lane.hash);
+        if let Some(service) = services.get(lane.service) {
+            service.prefetch(lane.hash);
+        }
+    }
+    let mut rest = keep_on(Places(first), now, lines, quick, burst, lanes);
+    if second != 0 {
+        for lane in Places(second).of(lanes) {
+            lane.matches = lines.matches(width, lane.line, lane.hash);
+        }
+        rest |= keep_on(Places(second), now, lines, quick, burst, lanes);
+    }
+    let steady = (first | second).count_ones() - rest.count_ones();
+    counters.add(counters::CONNTRACK_HITS, steady.into());
+    if rest != 0 {
         let mut steering = Steering::new(services, now, conntrack, chooser, counters);
-        for place in waiting {
-            let place = usize::from(place);
-            let (Some(lane), Some(frame)) = (lanes.get_mut(place), burst.get(place)) else {
-                continue;
-            };
-            let second = steering.conntrack.probe_second(lane.hash);
-            if second.is_some_and(|held| is_steady(services, now, &held, lane)) {
-                steady += 1;
-            } else {
+        for place in Places(rest) {
+            if let (Some(lane), Some(frame)) = (lanes.get_mut(place), burst.get(place)) {
                 steering.one(lane, frame.data());
             }
         }
     }
-    counters.add(counters::CONNTRACK_HITS, steady);
 }
 
-/// Hot: whether the packet goes on with an established flow and changes nothing of it but when it
-/// was last seen. Notes that, and the backend, if so.
+/// Hot: the places of packets to services other than those of `first`.
 #[inline(always)]
-fn is_steady(services: &Services, now: Tick, held: &Held<'_>, lane: &mut Lane) -> bool {
+fn missing(first: u32, lanes: &[Lane]) -> u32 {
+    let all = u32::MAX >> (u32::BITS - lanes.len().clamp(1, BURST) as u32);
+    let mut second = 0;
+    for place in Places(all & !first) {
+        let to_service = lanes
+            .get(place)
+            .is_some_and(|lane| lane.verdict == Verdict::Forward);
+        second |= u32::from(to_service) << place;
+    }
+    second
+}
+
+/// Hot: sends the steady ones of some packets on. Gives the places of the others.
+#[inline(always)]
+fn keep_on<B: Buffer>(
+    places: Places,
+    now: Tick,
+    lines: Lines<'_>,
+    quick: &mut Quick<'_>,
+    burst: &mut [B],
+    lanes: &mut [Lane],
+) -> u32 {
+    let services = quick.services;
+    let mut rest = 0;
+    for place in places {
+        let (Some(lane), Some(frame)) = (lanes.get_mut(place), burst.get_mut(place)) else {
+            break;
+        };
+        if let Some(held) = lines.held(lane.line, lane.matches)
+            && let Some(backend) = go_steadily(services, now, &held, lane)
+        {
+            quick.forward(frame, lane, backend);
+        } else {
+            rest |= 1 << place;
+        }
+    }
+    rest
+}
+
+/// Hot: the backend of a packet that goes on with an established flow and changes nothing of it but
+/// when it was last seen. Notes that, and the backend, if so.
+#[inline(always)]
+fn go_steadily<'a>(
+    services: &'a Services,
+    now: Tick,
+    held: &Held<'_>,
+    lane: &mut Lane,
+) -> Option<&'a Backend> {
     let details = held.details();
     if let Some(backend) = services.keeps(lane.service, details.backend())
         && details.is_confirmed()
@@ -146,9 +192,9 @@ fn is_steady(services: &Services, now: Tick, held: &Held<'_>, lane: &mut Lane) -
     {
         held.set(details.seen_again(backend.profile, now));
         lane.backend = details.backend();
-        return true;
+        return Some(backend);
     }
-    false
+    None
 }
 
 /// As [`all`], for one packet that is not in a burst.

@@ -402,7 +402,7 @@ const fn fate_of(outcome: Outcome) -> Ending {
     match outcome {
         Outcome::Send(port) => (Fate::Sent, port, None),
         Outcome::Answer(port) => (Fate::Answered, port, None),
-        Outcome::Punt => (Fate::Control, NO_PORT, None),
+        Outcome::Punt | Outcome::Kernel { .. } => (Fate::Control, NO_PORT, None),
         Outcome::Hold(neighbour) => (Fate::Held, neighbour.port, None),
         Outcome::HandOver(worker) => (Fate::HandedOver, worker, None),
         Outcome::Drop(reason) => (Fate::Dropped, NO_PORT, Some(reason)),
@@ -455,6 +455,11 @@ impl<B: Buffer, S: Sink<B>> Sink<B> for Watching<'_, '_, S> {
     fn punt(&mut self, port: u16, frame: B) {
         self.ends(fate_of(Outcome::Punt));
         self.sink.punt(port, frame);
+    }
+
+    fn to_kernel(&mut self, port: u16, expected: bool, frame: B) {
+        self.ends(fate_of(Outcome::Kernel { expected }));
+        self.sink.to_kernel(port, expected, frame);
     }
 
     fn hold(&mut self, neighbour: Neighbour, frame: B) {

@@ -29,7 +29,8 @@ pub const fn is_all_ones(sum: u64, carry: bool) -> bool {
     const _: () = assert!(INVERSE.wrapping_mul(0xffff) == 1);
     // 2^64 is 1 modulo 65,535, and a sum that carried is too small to carry again.
     let sum = sum.wrapping_add(carry as u64);
-    sum.wrapping_mul(INVERSE) <= u64::MAX / 0xffff && sum != 0
+    // The quotient, where there is no remainder: from 1, as zero is none, to the largest.
+    sum.wrapping_mul(INVERSE).wrapping_sub(1) < u64::MAX / 0xffff
 }
 
 /// The one's complement sum of `bytes` in native order, unfolded. An odd last byte counts as the

@@ -50,7 +50,12 @@ fn attend(server: &mut Server) {
         Some(Err(refusal)) => server.refuse(refusal.generation, &refusal.reason).unwrap(),
     }
     let answer = server.question().map(|question| match question {
-        Question::Health { .. } | Question::Reload => Answer::Refused {
+        Question::Health { .. }
+        | Question::Reload
+        | Question::Census { .. }
+        | Question::Newest { .. }
+        | Question::Capture(_)
+        | Question::EndCapture => Answer::Refused {
             reason: "not here".to_owned(),
         },
         Question::Publish => Answer::Published,

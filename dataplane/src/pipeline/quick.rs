@@ -1,0 +1,183 @@
+//! Stage 4 for nearly every packet, done as soon as its backend is known and its notes are in
+//! registers: an ordinary packet of `dsr-l2` or `nat` to a hop that is resolved.
+//!
+//! Whatever is unusual about a packet, [`Quick`] leaves it as it is, for `rewrite` to take up; so there
+//! is no reason to drop a packet here, and nothing that needs an outcome.
+
+use weir_engine::buffer::Buffer;
+use weir_engine::counters::CounterWriter;
+use weir_engine::wire::tcp::flags;
+use weir_shm::counters;
+
+use super::Snapshot;
+use super::lane::{Lane, Verdict};
+use crate::adjacency::{Adjacency, Exit};
+use crate::forward::{Mode, nat};
+use crate::parse::Packet;
+use crate::service::{Backend, Services};
+
+/// Packets that leave at once, and what is counted of them.
+pub struct Quick<'a> {
+    pub(super) services: &'a Services,
+    pub(super) counters: &'a CounterWriter,
+    adjacency: &'a Adjacency,
+    /// None of them while a capture looks on, which copies frames before they are rewritten.
+    exits: &'a [Exit],
+    /// Packets and bytes of one service in one direction, counted when the next packet is
+    /// another's: bursts come in runs.
+    run: u32,
+    packets: u32,
+    bytes: u64,
+    /// Frames that are to be sent, those of runs before this.
+    sent: u32,
+    /// The ports that they leave by: the bits in any, and the bits in all.
+    any: u16,
+    all: u16,
+}
+
+/// What tells a run of answers from one of packets to the same service.
+const BACK: u32 = 1 << 31;
+
+impl<'a> Quick<'a> {
+    #[inline(always)]
+    pub fn new(snapshot: &'a Snapshot, counters: &'a CounterWriter, is_watched: bool) -> Self {
+        Self {
+            services: &snapshot.services,
+            counters,
+            adjacency: &snapshot.adjacency,
+            exits: if is_watched {
+                &[]
+            } else {
+                snapshot.adjacency.exits()
+            },
+            run: 0,
+            packets: 0,
+            bytes: 0,
+            sent: 0,
+            any: 0,
+            all: u16::MAX,
+        }
+    }
+
+    /// Hot: rewrites a client's packet for its backend, unless there is more to it. It opens no
+    /// connection.
+    #[inline(always)]
+    pub fn forward<B: Buffer>(&mut self, frame: &mut B, lane: &mut Lane, backend: &Backend) {
+        let Some(exit) = self.exits.get(backend.hop as usize) else {
+            return;
+        };
+        let packet = &lane.packet;
+        let length = u32::from(packet.ip_len) + u32::from(backend.overhead);
+        if length > u32::from(exit.mtu) || packet.tag.is_some() {
+            return;
+        }
+        let data = frame.data_mut();
+        let done = match backend.mode {
+            Mode::DsrL2 => address(data, exit),
+            Mode::Nat => nat::quickly_to_backend(data, packet, backend) && address(data, exit),
+            Mode::Tunnel | Mode::DsrDscp | Mode::FullNat => false,
+        };
+        if done {
+            let bytes = data.len() as u64;
+            let first = backend.counters as usize;
+            self.counters.add_packet(first + counters::PACKETS, bytes);
+            self.count(backend.service, bytes);
+            self.send(lane, exit.port);
+        }
+    }
+
+    /// Hot: rewrites a backend's answer for its client, unless there is more to it.
+    #[inline(always)]
+    pub fn give_back<B: Buffer>(&mut self, frame: &mut B, lane: &mut Lane) {
+        let packet = &lane.packet;
+        let Packet {
+            version,
+            destination,
+            ..
+        } = *packet;
+        let services = self.services;
+        if let Some(backend) = services.backends.get(lane.backend as usize)
+            && let Some(service) = services.get(backend.service)
+            && let Some(hop) = self.adjacency.hop_toward(version, destination)
+            && let Some(exit) = self.exits.get(hop as usize)
+            && packet.ip_len <= exit.mtu
+            && packet.tag.is_none()
+            && packet.tcp_flags & (flags::SYN | flags::RST) == 0
+            && backend.mode == Mode::Nat
+            && let data = frame.data_mut()
+            && nat::quickly_to_client(data, packet, service, backend)
+            && address(data, exit)
+        {
+            self.count(backend.service | BACK, data.len() as u64);
+            self.send(lane, exit.port);
+        }
+    }
+
+    #[inline(always)]
+    fn send(&mut self, lane: &mut Lane, port: u16) {
+        lane.verdict = Verdict::Sent;
+        lane.port = port;
+        self.any |= port;
+        self.all &= port;
+    }
+
+    #[inline(always)]
+    fn count(&mut self, run: u32, bytes: u64) {
+        if self.run != run {
+            flush(
+                self.services,
+                self.counters,
+                self.run,
+                self.packets,
+                self.bytes,
+            );
+            self.sent += self.packets;
+            (self.run, self.packets, self.bytes) = (run, 0, 0);
+        }
+        self.packets += 1;
+        self.bytes += bytes;
+    }
+
+    /// Hot: ends a burst of `frames` frames. Gives the port that all of them leave by, where nothing
+    /// is left to be done.
+    #[inline(always)]
+    pub fn end(self, frames: usize) -> Option<u16> {
+        flush(
+            self.services,
+            self.counters,
+            self.run,
+            self.packets,
+            self.bytes,
+        );
+        let sent = self.sent + self.packets;
+        (sent as usize == frames && self.any == self.all).then_some(self.any)
+    }
+}
+
+/// Hot: addresses an untagged frame; false if it has no room for that.
+#[inline(always)]
+fn address(frame: &mut [u8], exit: &Exit) -> bool {
+    match frame.first_chunk_mut::<12>() {
+        Some(addresses) => {
+            *addresses = exit.addresses;
+            true
+        }
+        None => false,
+    }
+}
+
+#[inline(never)]
+fn flush(services: &Services, counters: &CounterWriter, run: u32, packets: u32, bytes: u64) {
+    if let Some(service) = services.get(run & !BACK)
+        && packets > 0
+    {
+        let first = service.counters as usize;
+        let (of_packets, of_bytes) = if run & BACK == 0 {
+            (counters::PACKETS, counters::BYTES)
+        } else {
+            (counters::RETURN_PACKETS, counters::RETURN_BYTES)
+        };
+        counters.add(first + of_packets, packets.into());
+        counters.add(first + of_bytes, bytes);
+    }
+}
