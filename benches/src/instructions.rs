@@ -52,6 +52,7 @@ const STAGES: [(&str, &[&str]); 4] = [
     (
         "rewrite",
         &[
+            "dataplane/src/pipeline/quick.rs",
             "dataplane/src/pipeline/rewrite.rs",
             "dataplane/src/forward",
             "dataplane/src/adjacency",

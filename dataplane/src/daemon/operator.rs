@@ -253,6 +253,8 @@ impl Operator {
             }
             let now = Instant::now();
             let lively = match busy {
+                // Packets may come at any time.
+                Busy::No if self.capturing.is_on() => ATTENTIVE,
                 Busy::No => Duration::ZERO,
                 Busy::Frames => LIVELY,
                 Busy::Operator => ATTENTIVE,
