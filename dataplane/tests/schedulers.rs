@@ -178,6 +178,39 @@ fn the_ring_and_source_hash_move_only_flows_of_the_backend_that_goes() {
 }
 
 #[test]
+fn when_a_backend_goes_new_flows_on_two_workers_move_as_little_as_promised() {
+    for (scheduler, allowed) in [("ring", 0), ("maglev", 1_600 * 4 / 100)] {
+        let before = open(&mut Workers::new(2, &of(scheduler, "", 10)), 2, 0..1_600);
+        let mut workers = Workers::new(2, &of(scheduler, "", 10));
+        workers.command("backend remove web 10.0.0.103:80");
+        let after = open(&mut workers, 2, 0..1_600);
+        let moved = before
+            .iter()
+            .filter(|(flow, server)| **server != 103 && after[*flow] != **server)
+            .count();
+        assert!(moved <= allowed, "{scheduler}: {moved}");
+    }
+}
+
+#[test]
+fn maglev_and_the_ring_share_by_weight_on_two_workers() {
+    for scheduler in ["maglev", "ring"] {
+        let mut workers = Workers::new(2, &of(scheduler, "", 3));
+        workers.command("backend weight web 10.0.0.102:80 2");
+        workers.command("backend weight web 10.0.0.103:80 5");
+        let shared = shares(&open(&mut workers, 2, 0..8_000));
+        for (server, expected) in [(101, 1_000), (102, 2_000), (103, 5_000)] {
+            // A ring's nodes leave gaps of random length between them.
+            let slack = if scheduler == "ring" { 250 } else { 110 };
+            assert!(
+                shared[&server].abs_diff(expected) <= slack,
+                "{scheduler}: {shared:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn every_scheduler_keeps_established_flows_through_changes_of_the_pool() {
     for scheduler in [
         "maglev",

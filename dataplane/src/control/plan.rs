@@ -194,6 +194,30 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_that_ramps_up_has_its_share_of_its_weight_under_every_scheduler() {
+        for scheduler in model::Scheduler::ALL {
+            let mut service = service(*scheduler);
+            service.table_size = 65_537;
+            let mut all = candidates(&[3, 6, 9]);
+            all[1].share = STEPS / 2;
+            let scheduler = Plan::default().scheduler(&service, all, &mut 0);
+            let (mut live, mut turn) = (crate::scheduler::tests::Flows::default(), 0);
+            for point in (0..5_000u32).map(|flow| flow.wrapping_mul(0x9e37_79b9)) {
+                let number = scheduler.choose(point, &mut turn, &live).backend().unwrap();
+                *live.0.entry(number).or_default() += 1;
+            }
+            // One, a half and one.
+            let got = live.0[&6];
+            let slack = if service.scheduler == model::Scheduler::Ring {
+                250
+            } else {
+                30
+            };
+            assert!(got.abs_diff(1_000) <= slack, "{}: {got}", service.scheduler);
+        }
+    }
+
+    #[test]
     fn nothing_is_built_twice() {
         let mut service = service(model::Scheduler::Ring);
         let (mut plan, mut built) = (Plan::default(), 0);

@@ -3,9 +3,9 @@
 
 use std::sync::LazyLock;
 
-use weir::quic::Quic;
 use weir::quic::encode::{Encoder, FirstOctet};
 use weir::quic::header::{Destination, destination};
+use weir::quic::{Burst, Quic};
 use weir_shm::model::{QuicConfig, QuicKey, ServerId};
 
 /// Every kind of configuration, with short IDs, so that the fuzzer finds some: plaintext, one block, four passes over
@@ -44,6 +44,20 @@ static QUIC: LazyLock<Quic> = LazyLock::new(|| {
 /// Finds the backend of one datagram in every way.
 pub fn play(datagram: &[u8]) {
     let found = QUIC.backend(datagram);
+    // In a burst, among others of every kind of configuration and one that is cut short.
+    let mut all: Vec<Vec<u8>> = (0..4u8)
+        .map(|more| datagram.iter().map(|octet| octet ^ (more << 5)).collect())
+        .collect();
+    all.push(datagram[..datagram.len() / 2].to_vec());
+    let mut burst: Burst<'_, 8> = Burst::new();
+    let mut named: Vec<Option<u32>> = Vec::new();
+    for (place, datagram) in (0u8..).zip(&all) {
+        named.push(burst.read(place, &QUIC, datagram));
+    }
+    burst.open(|place, number| named[usize::from(place)] = number);
+    for (named, datagram) in named.into_iter().zip(&all) {
+        assert_eq!(named, QUIC.backend(datagram));
+    }
     let Destination::Server(cid) = destination(datagram) else {
         assert_eq!(found, None);
         return;

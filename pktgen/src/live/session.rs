@@ -1,6 +1,6 @@
 //! A DPDK session: EAL, one pool, the devices with their queues, opened together and closed together.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weir_engine::eal::{Eal, EalConfig, Memory, is_pci_address};
 use weir_engine::idle;
@@ -20,6 +20,8 @@ const CACHE: u32 = 256;
 const BUFFER_BYTES: u64 = 2_560;
 /// How often a link is looked at while it is down.
 const LINK_POLL: Duration = Duration::from_millis(20);
+/// How long a memif's client waits for its server before it asks again.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
 
 /// What a session is made of.
 #[derive(Debug, Clone)]
@@ -114,7 +116,7 @@ impl Session {
         let mut held_by_driver = 0;
         for device in &settings.devices {
             let before = pool.in_use();
-            let mut port = open_port(&eal, &pool, settings, device)?;
+            let mut port = open_connected(&eal, &pool, settings, device)?;
             if port.driver() == KEEPING_DRIVER {
                 held_by_driver += pool.in_use().saturating_sub(before);
             }
@@ -209,6 +211,46 @@ fn device_report(port: &Port) -> Result<DeviceReport, PortError> {
     })
 }
 
+/// Opens a device; a memif's client anew until it has its server, or the time for links is over. Such
+/// a client asks its server once, when it is started, and does not ask again when nobody listens yet or
+/// the server is not ready and turns it away.
+fn open_connected(
+    eal: &Eal,
+    pool: &Mempool,
+    settings: &Settings,
+    device: &str,
+) -> Result<Port, PortError> {
+    let start = Instant::now();
+    let may_retry = || is_memif_client(device) && start.elapsed() < settings.link_timeout;
+    loop {
+        let asked = Instant::now();
+        match open_port(eal, pool, settings, device) {
+            Ok(port) => {
+                while !port.link()?.up {
+                    if !may_retry() {
+                        return Ok(port);
+                    }
+                    if asked.elapsed() >= ASK_AGAIN {
+                        break;
+                    }
+                    std::thread::sleep(LINK_POLL);
+                }
+                if port.link()?.up {
+                    return Ok(port);
+                }
+                port.stop()?;
+            }
+            Err(error) if !may_retry() => return Err(error),
+            Err(_) => std::thread::sleep(ASK_AGAIN),
+        }
+    }
+}
+
+/// Whether a device string is of a memif that connects to another one's socket: a server says so.
+fn is_memif_client(device: &str) -> bool {
+    device.starts_with("net_memif") && !device.split(',').any(|key| key == "role=server")
+}
+
 fn open_port(
     eal: &Eal,
     pool: &Mempool,
@@ -237,5 +279,19 @@ fn open_port(
             )
         }
         outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memif_is_a_client_unless_it_says_otherwise() {
+        assert!(is_memif_client("net_memif0,role=client,socket=/tmp/x"));
+        assert!(is_memif_client("net_memif1,id=3"));
+        assert!(!is_memif_client("net_memif0,role=server,id=0"));
+        assert!(!is_memif_client("net_af_xdp0,iface=eth0"));
+        assert!(!is_memif_client("0000:3b:00.0"));
     }
 }
