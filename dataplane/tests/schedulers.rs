@@ -201,7 +201,7 @@ fn maglev_and_the_ring_share_by_weight_on_two_workers() {
         let shared = shares(&open(&mut workers, 2, 0..8_000));
         for (server, expected) in [(101, 1_000), (102, 2_000), (103, 5_000)] {
             // A ring's nodes leave gaps of random length between them.
-            let slack = if scheduler == "ring" { 250 } else { 110 };
+            let slack = if scheduler == "ring" { 400 } else { 150 };
             assert!(
                 shared[&server].abs_diff(expected) <= slack,
                 "{scheduler}: {shared:?}"

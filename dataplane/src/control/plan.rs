@@ -208,10 +208,11 @@ mod tests {
             }
             // One, a half and one.
             let got = live.0[&6];
-            let slack = if service.scheduler == model::Scheduler::Ring {
-                250
-            } else {
-                30
+            // Tables are drawn, and a ring's shares differ by one in the root of its nodes besides.
+            let slack = match service.scheduler {
+                model::Scheduler::Ring => 300,
+                model::Scheduler::Maglev | model::Scheduler::SourceHash => 120,
+                model::Scheduler::RoundRobin | model::Scheduler::LeastConnections => 2,
             };
             assert!(got.abs_diff(1_000) <= slack, "{}: {got}", service.scheduler);
         }
