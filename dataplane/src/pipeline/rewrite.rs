@@ -363,11 +363,15 @@ fn from_session<B: Buffer>(
     let mut packet = lane.packet;
     let (adjacency, client) = (&*snapshot.adjacency, record.client());
     let number = adjacency.hop_toward(client.version, client.address);
-    let mtu = match number {
-        Some(number) => adjacency.mtu(number),
-        None => mtu_toward(adjacency, adjacency.toward(client.version, client.address)),
-    };
-    if full_nat::length_in(client.version, &packet) > u32::from(mtu) {
+    let length = full_nat::length_in(client.version, &packet);
+    let exit = number.and_then(|number| adjacency.exit(number));
+    if exit.is_none_or(|exit| length > u32::from(exit.mtu))
+        && !fits(
+            adjacency,
+            adjacency.toward(client.version, client.address),
+            length,
+        )
+    {
         return Outcome::Aside(Why::TooLarge(Flow::OfSession(Whose {
             id: own.next_id(worker).into(),
             ..Whose::whole(worker, lane.session, true)

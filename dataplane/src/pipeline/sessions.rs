@@ -89,12 +89,15 @@ pub fn all<B: Buffer>(
         match lane.verdict {
             Verdict::Forward | Verdict::Steered | Verdict::Reset if is_full_nat(services, lane) => {
                 lane.session = table.likely(lane.hash).unwrap_or(NOBODY);
+                table.prefetch_hot(lane.session);
             }
-            Verdict::Answer => finding.whose(lane),
+            Verdict::Answer => {
+                finding.whose(lane);
+                table.prefetch(lane.session);
+            }
             _ => continue,
         }
         any = true;
-        table.prefetch(lane.session);
     }
     if !any {
         return;
