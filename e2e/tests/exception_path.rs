@@ -259,7 +259,7 @@ fn a_bgp_session_announces_the_vip_and_survives_a_flood_at_its_own_address() -> 
         "{took:.1} s: {sent} datagrams sent, {rate:.0} frames/s received, {to_kernel} to the kernel, {cut} cut, \
          {served} requests served"
     );
-    ensure!(cut > 10_000, "of {sent} datagrams {cut} were cut");
+    ensure!(cut > 200_000, "of {sent} datagrams {cut} were cut");
     let after = (own.session("upstream")?, router.session("weir")?);
     ensure!(
         after == before,
@@ -384,8 +384,9 @@ fn a_million_frames_a_second_at_an_own_address_cost_balanced_traffic_nothing() -
         weir.new_flows("web").is_ok_and(|flows| flows >= 1_000)
     })?;
 
+    // The flood shares its core with all the others but weir's worker: three million a second while it has it.
     let words = "run --vip 172.16.0.2 --port 179 --protocol tcp --next-hop 172.16.0.2 --address 172.16.0.1 \
-                 --clients 198.18.0.0/15 --src-mac 02:00:00:00:00:f1 --flows 1M --rate 1M --one-way --duration 120s";
+                 --clients 198.18.0.0/15 --src-mac 02:00:00:00:00:f1 --flows 1M --rate 3M --one-way --duration 120s";
     let flood = pktgen(&balancer, words, &client("flood"))?;
     let mut flood = Process::start("weir-pktgen flood", &flood, &dir.path().join("flood.log"))?;
     wait::until_true("the flood", Duration::from_secs(20), || {

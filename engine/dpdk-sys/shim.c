@@ -109,7 +109,19 @@ int weir_park_interrupt_thread(void)
 struct rte_mempool *weir_pool_create(const char *name, uint32_t buffers, uint32_t cache,
 				     uint16_t data_room, int socket)
 {
-	return rte_pktmbuf_pool_create(name, buffers, cache, 0, data_room, socket);
+	struct rte_pktmbuf_pool_private room = {.mbuf_data_room_size = data_room};
+
+	if (rte_eal_has_hugepages())
+		return rte_pktmbuf_pool_create(name, buffers, cache, 0, data_room, socket);
+	/*
+	 * Without huge pages DPDK would let no buffer cross a page of 4 KiB, and leave the rest of each
+	 * page empty. The AF_XDP driver tells the kernel of as much memory as the buffers take side by
+	 * side: those beyond are refused one by one as they come round, until nothing can be received.
+	 * No device reads such memory by physical address, so that buffers may cross pages.
+	 */
+	return rte_mempool_create(name, buffers, sizeof(struct rte_mbuf) + data_room, cache,
+				  sizeof(room), rte_pktmbuf_pool_init, &room, rte_pktmbuf_init, NULL,
+				  socket, RTE_MEMPOOL_F_NO_IOVA_CONTIG);
 }
 
 void weir_pool_free(struct rte_mempool *pool)
