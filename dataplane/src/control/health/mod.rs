@@ -52,7 +52,7 @@ pub const OWN_PORTS: RangeInclusive<u16> = 32_768..=LAST_PORT;
 const SNAT_PORTS: RangeInclusive<u16> = LAST_PORT + 1..=65_535;
 /// The ports that checks are sent from where the kernel shares addresses with weir: above those
 /// that Linux takes for connections of its own (`net.ipv4.ip_local_port_range`).
-pub const PORTS_BESIDE_KERNEL: RangeInclusive<u16> = 61_000..=LAST_PORT;
+pub const PORTS_BESIDE_KERNEL: RangeInclusive<u16> = 61_000..=65_535;
 /// The part of an interval by which a check may come early.
 const JITTER: u64 = 10;
 /// From the first check of a new target to that of the next, at least: so many new targets that
