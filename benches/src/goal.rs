@@ -75,6 +75,7 @@ const GOALS: &[(&str, &str, Goal)] = &[
     ("G", "", Goal::RatioAtLeast(1.9)),
     ("H", "", Goal::RatioAtMost(1.3)),
     ("I", "loss", Goal::AtMost(0.0)),
+    ("O", "cost of being", Goal::AtMost(1.0)),
     (
         "J",
         "requests/s, kept alive, beside nftables",

@@ -9,6 +9,7 @@ pub mod latency;
 pub mod memory;
 pub mod modes;
 pub mod new_flows;
+pub mod overhead;
 pub mod requests;
 pub mod schedulers;
 pub mod tables;
@@ -79,6 +80,11 @@ pub const ALL: &[(char, &str, Measure)] = &[
         'M',
         "Each forwarding mode beside dsr-l2, over buffers",
         modes::measure,
+    ),
+    (
+        'O',
+        "What being watched costs: metrics scraped, packets captured",
+        overhead::measure,
     ),
     ('Q', "Decoding QUIC connection IDs", connection_ids::measure),
     ('S', "New flows, by scheduler", schedulers::measure),

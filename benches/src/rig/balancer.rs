@@ -60,7 +60,9 @@ impl Setup {
         }
     }
 
-    fn text(&self, instance: &str) -> String {
+    /// The configuration's text.
+    #[must_use]
+    pub fn text(&self, instance: &str) -> String {
         let mut text = format!(
             "[instance]\nname = \"{instance}\"\nhash_key = \"000102030405060708090a0b0c0d0e0f\"\n\
              [engine]\nworkers = [{}]\ncontrol_core = 0\nmemory = \"hugepages\"\nidle = \"poll\"\n\

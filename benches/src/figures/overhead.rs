@@ -1,0 +1,182 @@
+//! O. What being watched costs: the rate of a worker at full load with metrics scraped every second,
+//! and with a capture of one packet in a thousand beside it, against the same weir left alone.
+//!
+//! Both are taken in turns, a window each, the first of a pair being now the one and now the other,
+//! so that a machine that grows slower or faster does not tell against either.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use weir_e2e::lab;
+use weir_e2e::namespace::Namespace;
+use weir_e2e::process::Process;
+
+use super::Settings;
+use crate::Failure;
+use crate::record::Record;
+use crate::rig::balancer::{Balancer, Setup};
+use crate::rig::{self, said};
+
+/// Where metrics are asked for, in the namespace of the figure.
+const LISTEN: &str = "127.0.0.1:9100";
+/// From one scrape to the next.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest window: with two scrapes in it.
+const WINDOW: Duration = Duration::from_secs(2);
+/// How long a scrape may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Flows of the load: as many as a worker's second-level cache does not hold.
+const FLOWS: u32 = 65_536;
+
+/// Measures both ways to watch.
+///
+/// # Errors
+/// When weir or a watcher fails, or nothing was watched.
+pub fn measure(settings: &Settings) -> Result<Vec<Record>, Failure> {
+    let dir = tempfile::tempdir()?;
+    let namespace = Namespace::new("bench").map_err(said)?;
+    let file = dir.path().join("flows.pcap");
+    rig::capture(&file, FLOWS)?;
+    let device = format!("net_pcap0,rx_pcap={},infinite_rx=1", file.display());
+    let setup = Setup {
+        memory_mb: Some(256),
+        ..Setup::new("dsr-l2", device)
+    };
+    let instance = lab::instance();
+    let text = format!(
+        "{}[metrics]\nlisten = \"{LISTEN}\"\n",
+        setup.text(&instance)
+    );
+    let mut balancer = Balancer::start_with(&namespace, dir.path(), &instance, &text)?;
+    std::thread::sleep(settings.settle().max(Duration::from_secs(1)));
+    let window = settings.window.max(WINDOW);
+    let mut records = Vec::new();
+    for (case, captures) in [
+        ("scraped every second", false),
+        ("scraped every second, 1 packet in 1,000 captured", true),
+    ] {
+        let (mut alone, mut watched, mut costs) = (Vec::new(), Vec::new(), Vec::new());
+        for repetition in 0..settings.repetitions {
+            let mut pair = [0.0; 2];
+            let order = if repetition % 2 == 0 { [0, 1] } else { [1, 0] };
+            for place in order {
+                pair[place] = if place == 0 {
+                    balancer.rate(Duration::ZERO, window)?
+                } else {
+                    let capture = captures
+                        .then(|| capture(&balancer.daemon().weirctl().map_err(said)?, dir.path()))
+                        .transpose()?;
+                    let rate = scraped(&namespace, || balancer.rate(Duration::ZERO, window))?;
+                    if let Some(capture) = capture {
+                        end(capture, dir.path())?;
+                    }
+                    rate
+                };
+            }
+            let [left, seen] = pair;
+            alone.push(left);
+            watched.push(seen);
+            costs.push((1.0 - seen / left) * 100.0);
+        }
+        records.push(
+            Record::new('O', &format!("rate, {case}"), "Mpps", &watched)
+                .beside("left alone", &alone),
+        );
+        records.push(Record::new(
+            'O',
+            &format!("cost of being {case}"),
+            "%",
+            &costs,
+        ));
+    }
+    balancer.stop()?;
+    Ok(records)
+}
+
+/// Does something while metrics are scraped.
+fn scraped<T>(
+    namespace: &Namespace,
+    work: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let (stop, scrapes) = (AtomicBool::new(false), AtomicU64::new(0));
+    let outcome = std::thread::scope(|scope| {
+        let scraper = scope.spawn(|| {
+            namespace
+                .run(|| -> std::io::Result<()> {
+                    while !stop.load(Ordering::Acquire) {
+                        let start = Instant::now();
+                        scrape()?;
+                        scrapes.fetch_add(1, Ordering::Relaxed);
+                        while start.elapsed() < INTERVAL && !stop.load(Ordering::Acquire) {
+                            std::thread::sleep(Duration::from_millis(10));
+                        }
+                    }
+                    Ok(())
+                })
+                .map_err(said)
+        });
+        let outcome = work();
+        stop.store(true, Ordering::Release);
+        let scraped = scraper.join().map_err(|_| "the scraper panicked")?;
+        scraped??;
+        outcome
+    })?;
+    match scrapes.load(Ordering::Relaxed) {
+        0 | 1 => Err("metrics were hardly scraped".into()),
+        _ => Ok(outcome),
+    }
+}
+
+/// One scrape, as Prometheus does it.
+fn scrape() -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(LISTEN)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: weir\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    if page.contains("weir_worker_busy_seconds_total") {
+        Ok(())
+    } else {
+        Err(std::io::Error::other(format!("no metrics: {page}")))
+    }
+}
+
+/// Starts `weirctl capture` into a file.
+fn capture(weirctl: &std::process::Command, dir: &Path) -> Result<Process, Failure> {
+    let file = dir.join("watched.pcapng");
+    let mut command = std::process::Command::new(weirctl.get_program());
+    command.args(weirctl.get_args());
+    for (key, value) in weirctl.get_envs() {
+        if let Some(value) = value {
+            command.env(key, value);
+        }
+    }
+    command
+        .args(["capture", "--sample", "1000", "--write"])
+        .arg(file);
+    let capture = Process::start("weirctl", &command, &dir.join("capture.log")).map_err(said)?;
+    // It has begun before the clock does.
+    std::thread::sleep(Duration::from_millis(300));
+    Ok(capture)
+}
+
+/// Ends a capture, which must have seen packets.
+fn end(mut capture: Process, dir: &Path) -> Result<(), Failure> {
+    capture.must_run().map_err(said)?;
+    capture
+        .signal(nix::sys::signal::Signal::SIGINT)
+        .map_err(said)?;
+    let status = capture.wait(Duration::from_secs(10)).map_err(said)?;
+    let size = std::fs::metadata(dir.join("watched.pcapng"))?.len();
+    if status.success() && size > 10_000 {
+        return Ok(());
+    }
+    Err(format!(
+        "the capture of {size} bytes ended with {status}: {}",
+        capture.log()
+    )
+    .into())
+}
