@@ -51,36 +51,55 @@ fn every_kept_input_of_sessions_is_accounted_for() {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+#[test]
+fn every_kept_input_of_tunnels_and_translation_is_accounted_for() {
+    for input in corpus("tunnels") {
+        path_harness::play_tunnels(&input);
+    }
+    for input in corpus("translation") {
+        path_harness::play_translation(&input);
+    }
+}
 
-    /// As below, of sessions.
-    #[test]
-    fn spoilt_sessions_are_accounted_for(
-        which in any::<prop::sample::Index>(),
-        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
-    ) {
-        let inputs = corpus("sessions");
-        let mut input = inputs[which.index(inputs.len())].clone();
+/// Some kept input of this name with some of its bytes replaced.
+fn spoilt(name: &'static str) -> impl Strategy<Value = Vec<u8>> {
+    let damage = (any::<prop::sample::Index>(), any::<u8>());
+    let damage = proptest::collection::vec(damage, 1..12);
+    (any::<prop::sample::Index>(), damage).prop_map(move |(which, damage)| {
+        let mut inputs = corpus(name);
+        let mut input = inputs.swap_remove(which.index(inputs.len()));
         for (place, value) in damage {
             let place = place.index(input.len());
             input[place] = value;
         }
+        input
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// As below, of tunnels.
+    #[test]
+    fn spoilt_tunnels_are_accounted_for(input in spoilt("tunnels")) {
+        path_harness::play_tunnels(&input);
+    }
+
+    /// As below, of translation.
+    #[test]
+    fn spoilt_translation_is_accounted_for(input in spoilt("translation")) {
+        path_harness::play_translation(&input);
+    }
+
+    /// As below, of sessions.
+    #[test]
+    fn spoilt_sessions_are_accounted_for(input in spoilt("sessions")) {
         session_harness::play(&input);
     }
 
     /// A fuzzer in small, for every run of the tests.
     #[test]
-    fn spoilt_pieces_and_quotes_are_accounted_for(
-        which in any::<prop::sample::Index>(),
-        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
-    ) {
-        let inputs = corpus("path_errors");
-        let mut input = inputs[which.index(inputs.len())].clone();
-        for (place, value) in damage {
-            let place = place.index(input.len());
-            input[place] = value;
-        }
+    fn spoilt_pieces_and_quotes_are_accounted_for(input in spoilt("path_errors")) {
         path_harness::play(&input);
     }
 }

@@ -1,4 +1,5 @@
-//! One harness for the fuzzer of pieces and quotes and for its kept corpus.
+//! One harness for the fuzzers of pieces and quotes, of tunnels, and of translation, and for their kept
+//! corpora.
 //!
 //! As `harness.rs`, but checksums are mended before a frame is played, since no fuzzer finds right
 //! ones, and all frames are of one VIP's, so that they get far.
@@ -8,12 +9,25 @@ use weir_engine::wire::checksum;
 
 use super::rig::Rig;
 
-const CONFIG: &str = include_str!("../captures/weir.toml");
+/// Plays an input of pieces and quotes.
+pub fn play(input: &[u8]) {
+    play_in(include_str!("../captures/weir.toml"), input);
+}
+
+/// Plays an input of tunnels, with what routers say of their outer packets.
+pub fn play_tunnels(input: &[u8]) {
+    play_in(include_str!("../tunnel_captures/weir.toml"), input);
+}
+
+/// Plays an input of translation within and between families.
+pub fn play_translation(input: &[u8]) {
+    play_in(include_str!("../full_nat_captures/weir.toml"), input);
+}
 
 /// Plays an input: frames, each behind two bytes of length (little-endian). The length's top bit
 /// picks the port; the next one lets 400 ms pass first.
-pub fn play(mut input: &[u8]) {
-    let mut rig = Rig::new(CONFIG);
+fn play_in(config: &str, mut input: &[u8]) {
+    let mut rig = Rig::new(config);
     while let Some((head, rest)) = input.split_first_chunk::<2>() {
         let head = u16::from_le_bytes(*head);
         let length = usize::from(head & 0x3fff).min(rest.len());
