@@ -31,7 +31,7 @@ pub(crate) fn run(
         connection_id: lookup.cid.clone(),
     };
     let answer = match client.ask(&question, cli.ack_timeout)? {
-        Answer::Lookup(answer) => answer,
+        Answer::Lookup(answer) => *answer,
         other => {
             return Err(Failure::Other(format!(
                 "the daemon answered something else: {other:?}"

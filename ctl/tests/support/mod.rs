@@ -321,7 +321,7 @@ fn serve(server: &mut Server, manner: &Manner) {
                 }),
                 ..LookupAnswer::default()
             };
-            server.answer(&Answer::Lookup(answer)).unwrap();
+            server.answer(&Answer::Lookup(Box::new(answer))).unwrap();
         }
         Some(Question::Lookup { source, .. }) => {
             let answer = if source.port() == 9 {
@@ -343,7 +343,7 @@ fn serve(server: &mut Server, manner: &Manner) {
                     ..LookupAnswer::default()
                 }
             };
-            server.answer(&Answer::Lookup(answer)).unwrap();
+            server.answer(&Answer::Lookup(Box::new(answer))).unwrap();
         }
         Some(Question::Census { .. }) => server.answer(&Answer::Census(census())).unwrap(),
         Some(Question::Newest { most, .. }) => {

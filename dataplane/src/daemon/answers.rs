@@ -74,7 +74,7 @@ pub fn answer<S: BufferSource>(control: &Control<S>, now_ns: u64, question: &Que
             };
             let steps =
                 control.explain(now, protocol, source, destination, found.backend.as_deref());
-            Answer::Lookup(LookupAnswer {
+            Answer::Lookup(Box::new(LookupAnswer {
                 steps,
                 service: found.service,
                 backend: found.backend,
@@ -90,7 +90,7 @@ pub fn answer<S: BufferSource>(control: &Control<S>, now_ns: u64, question: &Que
                     server_id: reading.server_id.map(|id| id.to_string()),
                     backend: reading.backend,
                 }),
-            })
+            }))
         }
         Question::Health { service } => health(control, now_ns, service),
         Question::Flows { .. } | Question::Census { .. } => {

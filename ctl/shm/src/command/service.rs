@@ -28,7 +28,7 @@ pub enum ServiceCommand {
         name: String,
     },
     /// Add a service
-    Add(AddService),
+    Add(Box<AddService>),
     /// Remove a service with its backends
     #[command(after_help = "Example:\n  weirctl service remove web")]
     Remove {

@@ -77,7 +77,7 @@ pub enum Question {
 #[serde(rename_all = "snake_case", tag = "answer")]
 pub enum Answer {
     /// To [`Question::Lookup`].
-    Lookup(LookupAnswer),
+    Lookup(Box<LookupAnswer>),
     /// To [`Question::Flows`].
     Flows {
         /// One for each backend asked for.

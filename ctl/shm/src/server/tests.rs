@@ -59,7 +59,7 @@ fn attend(server: &mut Server) {
             reason: "not here".to_owned(),
         },
         Question::Publish => Answer::Published,
-        Question::Lookup { .. } => Answer::Lookup(LookupAnswer::default()),
+        Question::Lookup { .. } => Answer::Lookup(Box::default()),
         Question::Flows { service, .. } => Answer::Refused {
             reason: format!("no {service}"),
         },
