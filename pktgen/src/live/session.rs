@@ -158,7 +158,7 @@ impl Session {
     /// # Errors
     /// [`LiveError::NoLink`] when `limit` has passed, [`LiveError::Interrupted`] on a signal.
     pub fn wait_for_links(&self, limit: Duration, signals: &Signals) -> Result<(), LiveError> {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         for port in &self.ports {
             while !port.link()?.up {
                 if signals.raised() {
