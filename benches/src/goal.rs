@@ -72,6 +72,7 @@ const GOALS: &[(&str, &str, Goal)] = &[
     ("E", "655,373 entries", Goal::AtMost(12.0)),
     ("F", "start of weirctl", Goal::AtMost(5.0)),
     ("F", "packets lost", Goal::AtMost(0.0)),
+    ("F", "apply 1,000 x 100", Goal::AtMost(2.0)),
     ("G", "", Goal::RatioAtLeast(1.9)),
     ("H", "", Goal::RatioAtMost(1.3)),
     ("I", "loss", Goal::AtMost(0.0)),

@@ -93,6 +93,13 @@ impl Setup {
                 self.backend_mac.unwrap_or(&own)
             );
         }
+        text + &self.service()
+    }
+
+    /// The measured service, as a file for `weirctl apply` holds it.
+    #[must_use]
+    pub fn service(&self) -> String {
+        let mut text = String::new();
         let _ = write!(
             text,
             "[[service]]\nname = \"web\"\nvip = \"{VIP}\"\nport = 80\nprotocol = \"udp\"\n\

@@ -38,16 +38,16 @@ use crate::control::census::Census;
 use crate::control::{Control, Outgoing};
 use crate::metrics::Exchange;
 
-/// How long the control core rests between two looks while there is something to do: frames come and
-/// go, or an operator is at work.
+/// How long the control core rests between two looks while an operator is at work, and how long it
+/// takes one to be after the last word. An operator opens the segment first, which ends a rest at once.
 const SHORT_REST: Duration = Duration::from_micros(100);
-/// How long it goes on so after the last frame, and after an operator's last word. An operator opens
-/// the segment first, which ends a rest at once, and needs time to make up a pool.
-const LIVELY: Duration = Duration::from_millis(2);
 const ATTENTIVE: Duration = Duration::from_millis(20);
+/// The same while frames come and go: answers to what it sent are near.
+const FRAMES_REST: Duration = Duration::from_micros(500);
+const LIVELY: Duration = Duration::from_millis(5);
 /// How long it rests when nothing happened: a worker's frame waits no longer. Each time it wakes takes
 /// some microseconds, of a core that may be somebody else's as well.
-const REST: Duration = Duration::from_millis(1);
+const REST: Duration = Duration::from_millis(3);
 /// How often the segment is looked after, and statistics are written.
 const STATISTICS: Duration = Duration::from_millis(100);
 /// The part of a core that statistics may take: those of a large pool are written less often.
@@ -221,7 +221,7 @@ impl Operator {
         let mut last = Instant::now();
         let (mut looked, mut written, mut told) = (last, last, last);
         let mut spare = STATISTICS;
-        let mut lively_until = last + ATTENTIVE;
+        let (mut lively_until, mut attentive_until) = (last, last + ATTENTIVE);
         while !running.stop.load(Ordering::Acquire) {
             let busy = self.round(running, clock.now().0, &mut statistics);
             self.manager.tick(Instant::now(), &running.blocks);
@@ -252,21 +252,25 @@ impl Operator {
                 }
             }
             let now = Instant::now();
-            let lively = match busy {
+            match busy {
                 // Packets may come at any time.
-                Busy::No if self.capturing.is_on() => ATTENTIVE,
-                Busy::No => Duration::ZERO,
-                Busy::Frames => LIVELY,
-                Busy::Operator => ATTENTIVE,
-            };
-            lively_until = lively_until.max(now + lively);
+                Busy::No if self.capturing.is_on() => attentive_until = now + ATTENTIVE,
+                Busy::No => {}
+                Busy::Frames => lively_until = now + LIVELY,
+                Busy::Operator => attentive_until = now + ATTENTIVE,
+            }
             if busy != Busy::No {
                 continue;
             }
-            if now < lively_until {
+            let due = until_due(running, clock.now().0);
+            if now < attentive_until {
                 std::thread::sleep(SHORT_REST);
-            } else if self.server.rest(until_due(running, clock.now().0)) {
-                lively_until = Instant::now() + ATTENTIVE;
+                continue;
+            }
+            let is_lively = now < lively_until;
+            let most = if is_lively { due.min(FRAMES_REST) } else { due };
+            if self.server.rest(most) {
+                attentive_until = Instant::now() + ATTENTIVE;
             }
         }
         self.manager.stopping();
