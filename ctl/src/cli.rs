@@ -65,6 +65,17 @@ pub enum Command {
     Stats,
     /// Watch workers, services, backends, drops and ports live
     Top(Top),
+    /// Tell whether this machine is as weir needs it, and what mends it if not
+    #[command(
+        after_help = "Looks at the configuration that is named, or that of the daemon that runs; works without either.\n\
+Exit code 1 when something is wrong; warnings alone are none.\n\n\
+Examples:\n  weirctl doctor\n  weirctl doctor --config /etc/weir/lb1.toml"
+    )]
+    Doctor {
+        /// The configuration whose ports and cores are looked at
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Show what happened lately
     #[command(
         after_help = "With --output json: an array; with --follow, one object a line.\n\n\

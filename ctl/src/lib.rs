@@ -7,6 +7,7 @@ pub mod capture;
 mod change;
 mod checking;
 pub mod cli;
+mod doctor;
 mod drain;
 mod events;
 mod figures;
@@ -82,6 +83,7 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Completions { shell } => return pages::completions(*shell, out),
         Command::Man { folder } => return pages::man(folder.as_deref(), out),
         Command::Top(top) => return top::run(cli, top, out),
+        Command::Doctor { config } => return doctor::run(cli, config.as_deref(), out),
         _ => {}
     }
     let instance = cli.instance.as_deref().filter(|name| !name.is_empty());
@@ -105,7 +107,10 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Events { follow, last } => events::run(cli, &client, *follow, *last, out),
         Command::Reload => reload::run(cli, &client, out),
         Command::Save => save::run(cli, &client, out),
-        Command::Top(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        Command::Top(_)
+        | Command::Doctor { .. }
+        | Command::Completions { .. }
+        | Command::Man { .. } => Ok(()),
     }?;
     out.flush()?;
     Ok(())

@@ -13,7 +13,12 @@ use weir::replay::{self, Plan};
 
 /// A layer-4 load balancer that owns its NICs through DPDK.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, max_term_width = 100)]
+#[command(
+    name = "weir",
+    version,
+    max_term_width = 100,
+    after_help = "Example:\n  weir check --config /etc/weir/weir.toml"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -246,4 +251,31 @@ fn output(config: &Config, text: &str) -> (Option<u16>, PathBuf) {
         .split_once('=')
         .and_then(|(name, file)| Some((Some(config.port_number(name)?), file.into())));
     named.unwrap_or_else(|| (None, text.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_help_of_every_command_ends_with_an_example_that_parses() {
+        let root = Cli::command();
+        let commands = std::iter::once(&root).chain(root.get_subcommands());
+        for command in commands {
+            let help = command.get_after_help();
+            let help = help.map(ToString::to_string).unwrap_or_default();
+            let (_, examples) = help.split_once("Example").expect("an example");
+            let mut lines = examples.lines().map(str::trim);
+            let lines = lines.by_ref().filter(|line| line.starts_with("weir "));
+            let mut found = 0;
+            for line in lines {
+                found += 1;
+                if let Err(error) = Cli::try_parse_from(line.split_whitespace()) {
+                    panic!("{line}: {error}");
+                }
+            }
+            assert!(found > 0, "{}: {help:?}", command.get_name());
+        }
+    }
 }

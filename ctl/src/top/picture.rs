@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use weir_shm::counters::{
-    ANSWERED, BUSY_POLLS, BYTES, CONNTRACK_EVICTED, CONNTRACK_HITS, CONNTRACK_MISSES, DropReason,
-    FORWARDED, FORWARDED_BYTES, NEW_FLOWS, PACKETS, POLLS, RECEIVED, RECEIVED_BYTES, RETURN_BYTES,
-    RETURN_PACKETS, WORKER_COUNTERS, backend_base, drop_index, service_base,
+    ANSWERED, BUSY_NS, BYTES, CONNTRACK_EVICTED, CONNTRACK_HITS, CONNTRACK_MISSES, DropReason,
+    FORWARDED, FORWARDED_BYTES, IDLE_NS, NEW_FLOWS, PACKETS, RECEIVED, RECEIVED_BYTES,
+    RETURN_BYTES, RETURN_PACKETS, backend_base, drop_index, service_base,
 };
 use weir_shm::model::Service;
 use weir_shm::segment::directory::BackendState;
@@ -172,12 +172,6 @@ fn sum(rates: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     rates.sum()
 }
 
-/// A worker's counter by its name, where this release has it.
-fn named(name: &str) -> Option<usize> {
-    let found = WORKER_COUNTERS.iter().find(|(_, known, _)| *known == name);
-    found.map(|(index, ..)| *index)
-}
-
 fn dropped(sample: &Sample, block: usize) -> u64 {
     let reasons = DropReason::ALL.iter();
     reasons
@@ -241,12 +235,7 @@ impl Picture {
 
 fn worker(pair: &Pair<'_>, worker: usize) -> WorkerRow {
     let of = |index: usize| move |sample: &Sample| sample.counters.of(worker, index);
-    let busy = match (named("busy_ns"), named("idle_ns")) {
-        (Some(busy), Some(idle)) => pair.part(of(busy), of(idle)),
-        _ => None,
-    };
-    // A daemon that does not tell times tells rounds.
-    let busy = busy.or_else(|| ratio(pair.rate(of(BUSY_POLLS))?, pair.rate(of(POLLS))?));
+    let busy = pair.part(of(BUSY_NS), of(IDLE_NS));
     let occupancy = pair.now.occupancy.get(worker);
     let occupancy = occupancy.filter(|occupancy| occupancy.capacity > 0);
     WorkerRow {

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use weir_shm::capture::{Begun, Direction, Fate, Record, Why, Writer};
@@ -65,6 +65,8 @@ pub struct Manner {
     pub deaf: AtomicBool,
     /// It refuses every pool.
     pub refuses: AtomicBool,
+    /// Packets keep coming.
+    pub traffic: AtomicBool,
     /// Live flows of each backend; one less with each question.
     pub flows: AtomicU64,
     /// The file of its capture.
@@ -86,8 +88,22 @@ impl Daemon {
     }
 
     pub fn with_config(text: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("lb1.toml");
+        Self::serving(tempfile::tempdir().unwrap(), text)
+    }
+
+    /// Another daemon of the same name in the folder of one that ended, which must outlive this one.
+    pub fn again(folder: &Path) -> Self {
+        let guard = tempfile::tempdir().unwrap();
+        Self::begin(folder, guard, CONFIG)
+    }
+
+    fn serving(folder: TempDir, text: &str) -> Self {
+        let path = folder.path().to_owned();
+        Self::begin(&path, folder, text)
+    }
+
+    fn begin(path: &Path, folder: TempDir, text: &str) -> Self {
+        let config = path.join("lb1.toml");
         std::fs::write(&config, text).unwrap();
         let options = ServerOptions {
             workers: 2,
@@ -95,8 +111,7 @@ impl Daemon {
             version: "0.1.0".to_owned(),
             ..ServerOptions::default()
         };
-        let (mut server, stale) = Server::create(folder.path(), "lb1", options).unwrap();
-        assert_eq!(stale, None);
+        let (mut server, _) = Server::create(path, "lb1", options).unwrap();
         let pool = document::parse_services("lb1.toml", text).unwrap().pool;
         server.publish_initial(&directory(1, pool)).unwrap();
         server
@@ -110,7 +125,11 @@ impl Daemon {
         let thread = {
             let (manner, stop) = (Arc::clone(&manner), Arc::clone(&stop));
             std::thread::spawn(move || {
+                let begin = Instant::now();
                 while !stop.load(Ordering::Relaxed) {
+                    if manner.traffic.load(Ordering::Relaxed) {
+                        flow(&mut server, begin.elapsed());
+                    }
                     if !manner.deaf.load(Ordering::Relaxed) {
                         serve(&mut server, &manner);
                     }
@@ -522,6 +541,34 @@ fn steps() -> LookupSteps {
             port: Some("lan".to_owned()),
         },
     }
+}
+
+/// Counters after so much time of even traffic: web has 30,000 packets a second, two thirds of them
+/// for its second backend, dns has 10,000, and worker 0 drops 500.
+fn flow(server: &mut Server, time: Duration) {
+    let of = |a_second: u64| a_second * u64::try_from(time.as_millis()).unwrap() / 1000;
+    for (block, index, value) in [
+        (0, RECEIVED, of(30_500)),
+        (1, RECEIVED, of(10_000)),
+        (0, FORWARDED, of(30_000)),
+        (1, FORWARDED, of(10_000)),
+        (0, BUSY_NS, of(750_000_000)),
+        (0, IDLE_NS, of(250_000_000)),
+        (1, BUSY_NS, of(100_000_000)),
+        (1, IDLE_NS, of(900_000_000)),
+        (0, drop_index(DropReason::NoService), of(500)),
+        (0, service_base(0) + PACKETS, of(30_000)),
+        (0, service_base(0) + BYTES, of(30_000_000)),
+        (0, service_base(0) + NEW_FLOWS, of(100)),
+        (1, service_base(1) + PACKETS, of(10_000)),
+        (0, backend_base(0) + PACKETS, of(10_000)),
+        (0, backend_base(1) + PACKETS, of(20_000)),
+        (1, backend_base(2) + PACKETS, of(10_000)),
+    ] {
+        server.write_counters(block, index, &[value]).unwrap();
+    }
+    server.occupy(0, 120_000, 1_000_000).unwrap();
+    server.occupy(1, 950_000, 1_000_000).unwrap();
 }
 
 fn publish(server: &mut Server) {

@@ -1,0 +1,554 @@
+//! Machines made up of files: each check, where all is well and where it is not.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use weir_shm::segment::port::PortStatus;
+
+use super::machine::{Machine, numbers, ranges};
+use super::subject::{Device, Running, Subject};
+use super::{Finding, Verdict, examine};
+
+const NIC: &str = "0000:3b:00.0";
+
+/// A good machine: two nodes, isolated cores 2 and 3, a NIC bound to vfio-pci on node 0.
+const GOOD: &[(&str, &str)] = &[
+    (
+        "proc/mounts",
+        "tmpfs /dev/shm tmpfs rw 0 0\nhugetlbfs /dev/hugepages hugetlbfs rw 0 0\n",
+    ),
+    (
+        "proc/self/status",
+        "Name:\tdoctor\nUid:\t1000\t1000\t1000\t1000\n",
+    ),
+    (
+        "proc/self/limits",
+        "Limit  Soft Limit  Hard Limit  Units\nMax locked memory  unlimited  unlimited  bytes\n",
+    ),
+    (
+        "proc/cpuinfo",
+        "processor\t: 0\nflags\t\t: fpu sse4_2 avx2 aes avx512f constant_tsc\n",
+    ),
+    (
+        "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
+        "1024\n",
+    ),
+    (
+        "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
+        "1000\n",
+    ),
+    (
+        "sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages",
+        "512\n",
+    ),
+    (
+        "sys/devices/system/node/node0/hugepages/hugepages-2048kB/free_hugepages",
+        "500\n",
+    ),
+    ("sys/devices/system/node/node0/cpulist", "0-3\n"),
+    ("sys/devices/system/node/node1/cpulist", "4-7\n"),
+    ("sys/devices/system/cpu/online", "0-7\n"),
+    ("sys/devices/system/cpu/isolated", "2-3\n"),
+    ("sys/devices/system/cpu/nohz_full", "2-3\n"),
+    (
+        "sys/devices/system/cpu/cpu2/topology/thread_siblings_list",
+        "2,6\n",
+    ),
+    (
+        "sys/devices/system/cpu/cpu2/cpufreq/scaling_governor",
+        "performance\n",
+    ),
+    (
+        "sys/devices/system/cpu/cpu3/cpufreq/scaling_governor",
+        "performance\n",
+    ),
+    (
+        "sys/devices/system/clocksource/clocksource0/current_clocksource",
+        "tsc\n",
+    ),
+    (
+        "sys/devices/system/clocksource/clocksource0/available_clocksource",
+        "tsc hpet acpi_pm\n",
+    ),
+    ("sys/kernel/iommu_groups/7/type", "DMA\n"),
+    ("sys/bus/pci/devices/0000:3b:00.0/numa_node", "0\n"),
+    ("sys/class/net/eth1/flags", "0x1003\n"),
+    ("sys/class/net/eth1/carrier", "1\n"),
+    ("sys/class/net/eth1/queues/rx-0/rps_cpus", "0\n"),
+    ("sys/class/net/eth1/queues/rx-1/rps_cpus", "0\n"),
+    (
+        "ethtool/eth1",
+        "Features for eth1:\nrx-checksumming: off\ntx-checksumming: off\ngeneric-receive-offload: off\nlarge-receive-offload: off [fixed]\n",
+    ),
+];
+
+const CONFIG: &str = r#"
+[engine]
+workers = [2, 3]
+[[port]]
+name = "wan"
+device = "0000:3b:00.0"
+[[port]]
+name = "lan"
+device = "net_af_xdp0,iface=eth1"
+"#;
+
+struct Tree(tempfile::TempDir);
+
+impl Tree {
+    fn good() -> Self {
+        let tree = Self(tempfile::tempdir().unwrap());
+        for (path, text) in GOOD {
+            tree.write(path, text);
+        }
+        fs::create_dir_all(tree.0.path().join("dev/shm")).unwrap();
+        tree.mode("dev/shm", 0o1777);
+        tree.link(
+            &format!("sys/bus/pci/devices/{NIC}/driver"),
+            "../../../../bus/pci/drivers/vfio-pci",
+        );
+        tree.link(
+            &format!("sys/bus/pci/devices/{NIC}/iommu_group/devices/{NIC}"),
+            "x",
+        );
+        tree
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.0.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn remove(&self, path: &str) {
+        let path = self.0.path().join(path);
+        if path.is_dir() && !path.is_symlink() {
+            fs::remove_dir_all(path).unwrap();
+        } else {
+            fs::remove_file(path).unwrap();
+        }
+    }
+
+    fn link(&self, path: &str, target: &str) {
+        let path = self.0.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let _ = fs::remove_file(&path);
+        symlink(target, path).unwrap();
+    }
+
+    fn mode(&self, path: &str, mode: u32) {
+        fs::set_permissions(self.0.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn examine(&self, subject: &Subject) -> Vec<Finding> {
+        examine(&Machine::below(self.0.path()), subject)
+    }
+}
+
+fn subject() -> Subject {
+    Subject::parse(CONFIG).unwrap()
+}
+
+fn text(findings: &[Finding]) -> String {
+    let lines = findings.iter().map(|finding| {
+        let mend = finding.mend.as_deref().unwrap_or_default();
+        format!(
+            "{} {}: {} -> {mend}",
+            finding.verdict.name(),
+            finding.area,
+            finding.what
+        )
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_good_machine_is_well_in_every_line() {
+    let findings = Tree::good().examine(&subject());
+    let bad = findings
+        .iter()
+        .any(|finding| finding.verdict != Verdict::Ok);
+    assert!(!bad, "{}", text(&findings));
+    insta::assert_snapshot!("good", text(&findings));
+}
+
+/// A change to the good machine, and the line that tells of it.
+type Case = (&'static str, fn(&Tree), &'static str);
+
+const CASES: &[Case] = &[
+    (
+        "no huge pages",
+        |tree| tree.write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "0"),
+        "wrong huge pages: none is reserved -> echo 256 | sudo tee /proc/sys/vm/nr_hugepages",
+    ),
+    (
+        "huge pages taken",
+        |tree| {
+            tree.write(
+                "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
+                "5",
+            )
+        },
+        "wrong huge pages: 10 of 2048 MiB free, and the configuration needs about 159 -> echo 256",
+    ),
+    (
+        "huge pages on the other node",
+        |tree| {
+            tree.write(
+                "sys/devices/system/node/node0/hugepages/hugepages-2048kB/free_hugepages",
+                "0",
+            )
+        },
+        "wrong huge pages: none is free on NUMA node 0, where port wan is -> echo 512 | sudo tee /sys/devices/system/node/node0/",
+    ),
+    (
+        "hugetlbfs not mounted",
+        |tree| tree.write("proc/mounts", "tmpfs /dev/shm tmpfs rw 0 0\n"),
+        "ok huge pages: not mounted; weir needs no mount",
+    ),
+    (
+        "little memory may be locked",
+        |tree| {
+            tree.write(
+                "proc/self/limits",
+                "Max locked memory  8388608  8388608  bytes\n",
+            )
+        },
+        "warn locked memory: limited to 8388608 bytes; NICs and AF_XDP lock what they use -> ulimit -l unlimited",
+    ),
+    (
+        "little memory may be locked, but by root",
+        |tree| {
+            tree.write(
+                "proc/self/limits",
+                "Max locked memory  8388608  8388608  bytes\n",
+            );
+            tree.write("proc/self/status", "Uid:\t0\t0\t0\t0\n");
+        },
+        "ok locked memory: limited, but not for root",
+    ),
+    (
+        "no /dev/shm",
+        |tree| tree.remove("dev/shm"),
+        "wrong /dev/shm: it is not there, and the segment has no place -> sudo mkdir -p /dev/shm && sudo mount",
+    ),
+    (
+        "/dev/shm closed",
+        |tree| tree.mode("dev/shm", 0o755),
+        "wrong /dev/shm: its mode is 0755; only its owner can make a segment -> sudo chmod 1777 /dev/shm",
+    ),
+    (
+        "/dev/shm on a disk",
+        |tree| tree.write("proc/mounts", "/dev/sda1 /dev/shm ext4 rw 0 0\n"),
+        "warn /dev/shm: not in memory but on ext4",
+    ),
+    (
+        "no IOMMU",
+        |tree| tree.remove("sys/kernel/iommu_groups"),
+        "wrong iommu: off, so that vfio-pci takes no NIC -> add intel_iommu=on iommu=pt",
+    ),
+    (
+        "vfio without IOMMU",
+        |tree| {
+            tree.remove("sys/kernel/iommu_groups");
+            tree.write(
+                "sys/module/vfio/parameters/enable_unsafe_noiommu_mode",
+                "Y\n",
+            );
+        },
+        "warn iommu: off; vfio works without",
+    ),
+    (
+        "a shared IOMMU group",
+        |tree| {
+            tree.link(
+                &format!("sys/bus/pci/devices/{NIC}/iommu_group/devices/0000:3b:00.1"),
+                "x",
+            );
+            tree.link("sys/bus/pci/devices/0000:3b:00.1/driver", "drivers/ixgbe");
+        },
+        "wrong iommu: port wan shares its group with 0000:3b:00.1, which the kernel holds -> sudo dpdk-devbind.py --bind=vfio-pci 0000:3b:00.1",
+    ),
+    (
+        "the kernel's driver",
+        |tree| {
+            tree.link(
+                &format!("sys/bus/pci/devices/{NIC}/driver"),
+                "drivers/ixgbe",
+            )
+        },
+        "wrong driver: port wan: 0000:3b:00.0 belongs to the kernel's driver ixgbe -> sudo modprobe vfio-pci && sudo dpdk-devbind.py --bind=vfio-pci 0000:3b:00.0",
+    ),
+    (
+        "no driver",
+        |tree| tree.remove(&format!("sys/bus/pci/devices/{NIC}/driver")),
+        "wrong driver: port wan: 0000:3b:00.0 has no driver -> sudo modprobe vfio-pci",
+    ),
+    (
+        "an old driver",
+        |tree| {
+            tree.link(
+                &format!("sys/bus/pci/devices/{NIC}/driver"),
+                "drivers/igb_uio",
+            )
+        },
+        "warn driver: port wan: 0000:3b:00.0 is bound to igb_uio, which knows no IOMMU -> sudo",
+    ),
+    (
+        "a driver that shares",
+        |tree| {
+            tree.link(
+                &format!("sys/bus/pci/devices/{NIC}/driver"),
+                "drivers/mlx5_core",
+            )
+        },
+        "ok driver: port wan: 0000:3b:00.0 works beside mlx5_core",
+    ),
+    (
+        "no such NIC",
+        |tree| tree.remove(&format!("sys/bus/pci/devices/{NIC}")),
+        "wrong driver: port wan: there is no PCI device 0000:3b:00.0 -> lspci -D",
+    ),
+    (
+        "a NIC on another node",
+        |tree| tree.write(&format!("sys/bus/pci/devices/{NIC}/numa_node"), "1\n"),
+        "warn numa: port wan is on node 1, and cores 2-3 are not -> choose [engine] workers among cores 4-7",
+    ),
+    (
+        "no interface",
+        |tree| tree.remove("sys/class/net/eth1"),
+        "wrong link: port lan: there is no interface eth1 -> ip -brief link",
+    ),
+    (
+        "an interface that is down",
+        |tree| tree.write("sys/class/net/eth1/flags", "0x1002\n"),
+        "wrong link: port lan: eth1 is down -> sudo ip link set eth1 up",
+    ),
+    (
+        "no carrier",
+        |tree| tree.write("sys/class/net/eth1/carrier", "0\n"),
+        "wrong link: port lan: eth1 has no carrier: cable, module, or the other end -> ethtool eth1",
+    ),
+    (
+        "too few queues",
+        |tree| tree.remove("sys/class/net/eth1/queues/rx-1"),
+        "wrong queues: port lan: eth1 has 1, and there are 2 workers; frames of the others are lost or not spread -> sudo ethtool -L eth1 combined 2",
+    ),
+    (
+        "merged frames",
+        |tree| {
+            tree.write("ethtool/eth1", "generic-receive-offload: on\ntx-checksumming: on\nlarge-receive-offload: on [fixed]\n")
+        },
+        "warn offloads: port lan: eth1 merges frames or leaves checksums to a wire (gro, tx) -> sudo ethtool -K eth1 gro off tx off",
+    ),
+    (
+        "a wire that checksums are left to",
+        |tree| {
+            tree.write("ethtool/eth1", "tx-checksumming: on\n");
+            tree.write("sys/class/net/eth1/device/vendor", "0x8086\n");
+        },
+        "ok offloads: port lan: eth1 leaves frames as they are",
+    ),
+    (
+        "no ethtool",
+        |tree| tree.remove("ethtool/eth1"),
+        "warn offloads: port lan: what eth1 offloads is not known -> sudo apt install ethtool",
+    ),
+    (
+        "a core that is gone",
+        |tree| tree.write("sys/devices/system/cpu/online", "0-2\n"),
+        "wrong cores: core 3 is not online -> choose [engine] workers and control_core among 0-2",
+    ),
+    (
+        "cores not isolated",
+        |tree| tree.write("sys/devices/system/cpu/isolated", "\n"),
+        "warn cores: cores 2-3 are not isolated: other threads take packets' time -> add isolcpus=2-3 nohz_full=2-3 rcu_nocbs=2-3",
+    ),
+    (
+        "ticks",
+        |tree| tree.remove("sys/devices/system/cpu/nohz_full"),
+        "warn ticks: the timer interrupts cores 2-3 up to 1,000 times a second -> add nohz_full=2-3",
+    ),
+    (
+        "one physical core",
+        |tree| {
+            tree.write(
+                "sys/devices/system/cpu/cpu2/topology/thread_siblings_list",
+                "2-3\n",
+            )
+        },
+        "warn cores: workers on cores 2 and 3 share one physical core -> lscpu",
+    ),
+    (
+        "slow cores",
+        |tree| {
+            tree.write(
+                "sys/devices/system/cpu/cpu3/cpufreq/scaling_governor",
+                "powersave\n",
+            )
+        },
+        "warn governor: cores 3 are governed by powersave -> sudo cpupower -c 3 frequency-set -g performance",
+    ),
+    (
+        "an old processor",
+        |tree| tree.write("proc/cpuinfo", "flags : fpu sse2\n"),
+        "wrong processor: no SSE 4.2, which DPDK needs -> lscpu",
+    ),
+    (
+        "no AVX2",
+        |tree| tree.write("proc/cpuinfo", "flags : sse4_2 aes\n"),
+        "warn processor: no AVX2: the packet path takes its slower form -> lscpu",
+    ),
+    (
+        "no AES",
+        |tree| tree.write("proc/cpuinfo", "flags : sse4_2 avx2\n"),
+        "warn processor: no AES: services with encrypted connection IDs are slow -> lscpu",
+    ),
+    (
+        "a slow clock",
+        |tree| {
+            tree.write(
+                "sys/devices/system/clocksource/clocksource0/current_clocksource",
+                "hpet\n",
+            )
+        },
+        "warn clock: hpet, which is slow to read, though there is tsc -> echo tsc | sudo tee",
+    ),
+    (
+        "a clock that is not trusted",
+        |tree| {
+            tree.write(
+                "sys/devices/system/clocksource/clocksource0/current_clocksource",
+                "hpet\n",
+            );
+            tree.write(
+                "sys/devices/system/clocksource/clocksource0/available_clocksource",
+                "hpet\n",
+            );
+        },
+        "warn clock: hpet: the kernel does not trust the processor's counter -> sudo dmesg",
+    ),
+];
+
+#[test]
+fn each_fault_has_a_line_with_what_mends_it() {
+    for (name, change, expected) in CASES {
+        let tree = Tree::good();
+        change(&tree);
+        let told = text(&tree.examine(&subject()));
+        let found = told.lines().any(|line| line.starts_with(expected));
+        assert!(found, "{name}: no line begins with\n{expected}\nin\n{told}");
+    }
+}
+
+#[test]
+fn every_fault_comes_with_a_command() {
+    for (name, change, _) in CASES {
+        let tree = Tree::good();
+        change(&tree);
+        for finding in tree.examine(&subject()) {
+            let mends = finding.mend.is_some();
+            assert_eq!(mends, finding.verdict != Verdict::Ok, "{name}: {finding:?}");
+        }
+    }
+}
+
+#[test]
+fn an_empty_machine_is_no_reason_to_panic() {
+    let tree = Tree(tempfile::tempdir().unwrap());
+    let findings = tree.examine(&subject());
+    assert!(
+        findings
+            .iter()
+            .any(|finding| finding.verdict == Verdict::Wrong)
+    );
+    assert!(!tree.examine(&Subject::default()).is_empty());
+}
+
+#[test]
+fn a_running_daemon_tells_of_its_links_and_its_workers_shares() {
+    let mut subject = subject();
+    let port = |name: &str, link_up| PortStatus {
+        name: name.to_owned(),
+        link_up,
+        ..PortStatus::default()
+    };
+    subject.running = Some(Running {
+        pid: 7,
+        ports: vec![port("wan", false), port("lan", true)],
+        received: vec![1_000_000, 12],
+    });
+    let tree = Tree::good();
+    tree.write(
+        "proc/7/limits",
+        "Max locked memory  unlimited  unlimited  bytes\n",
+    );
+    let told = text(&tree.examine(&subject));
+    for expected in [
+        "wrong link: port wan: the daemon sees it down",
+        "ok link: port lan: the daemon sees it up",
+        "warn queues: worker 1 received 12 of 1.00M frames: RSS does not spread",
+        "ok huge pages: 2000 of 2048 MiB free; the daemon has its own",
+        "ok locked memory: unlimited",
+    ] {
+        assert!(told.contains(expected), "{expected}\n{told}");
+    }
+    if let Some(running) = &mut subject.running {
+        running.received = vec![500_000, 400_000];
+    }
+    let told = text(&tree.examine(&subject));
+    assert!(
+        told.contains("ok queues: RSS spreads 900k frames over 2 workers"),
+        "{told}"
+    );
+}
+
+#[test]
+fn what_is_not_needed_is_not_missed() {
+    let subject = Subject::parse(
+        "[engine]\nworkers = [2]\nmemory = \"anonymous\"\nidle = \"adaptive\"\n[[port]]\nname = \"a\"\ndevice = \"net_null0\"\n",
+    )
+    .unwrap();
+    let tree = Tree::good();
+    for gone in [
+        "sys/kernel/iommu_groups",
+        "sys/devices/system/cpu/isolated",
+        "sys/kernel/mm",
+    ] {
+        tree.remove(gone);
+    }
+    let findings = tree.examine(&subject);
+    let bad = findings
+        .iter()
+        .any(|finding| finding.verdict != Verdict::Ok);
+    assert!(!bad, "{}", text(&findings));
+}
+
+#[test]
+fn devices_are_told_apart() {
+    let devices = |text: &str| {
+        let config = format!("[[port]]\ndevice = \"{text}\"\n");
+        Subject::parse(&config).unwrap().ports.remove(0).device
+    };
+    assert_eq!(devices("3B:00.1"), Device::Pci("0000:3b:00.1".to_owned()));
+    let interface = Device::Interface {
+        driver: "net_af_packet".to_owned(),
+        name: "eth1".to_owned(),
+    };
+    assert_eq!(devices("net_af_packet3,iface=eth1,qpairs=2"), interface);
+    assert_eq!(
+        devices("net_null0"),
+        Device::Virtual("net_null0".to_owned())
+    );
+    assert!(Subject::parse("[engine").unwrap_err().contains("line 1"));
+    assert!(Subject::load(Path::new("/nowhere/x.toml")).is_err());
+}
+
+#[test]
+fn lists_of_cores_are_read_and_written() {
+    assert_eq!(numbers("0-3,8"), [0, 1, 2, 3, 8]);
+    assert_eq!(numbers("(null)"), Vec::<usize>::new());
+    assert_eq!(ranges(&[8, 0, 1, 2, 3, 3]), "0-3,8");
+    assert_eq!(ranges(&[]), "");
+}

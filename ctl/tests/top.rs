@@ -1,0 +1,301 @@
+//! `weirctl top` in a terminal, as an operator has it: driven through tmux at both sizes.
+
+mod support;
+
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use support::Daemon;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A terminal of its own: a tmux server with one pane, gone when it is dropped.
+struct Terminal {
+    socket: String,
+}
+
+impl Terminal {
+    /// Runs `line` in a shell in a new terminal.
+    fn start(width: u16, height: u16, line: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let terminal = Self {
+            socket: format!("weir-top-{}-{number}", std::process::id()),
+        };
+        let (width, height) = (width.to_string(), height.to_string());
+        // The shell reads the line from its keyboard, so that it is there when the program has ended.
+        terminal.tmux(&[
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-x",
+            &width,
+            "-y",
+            &height,
+            "exec env PS1='$ ' TERM=screen-256color bash --norc --noprofile",
+        ]);
+        terminal.keys(&[line, "Enter"]);
+        terminal
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("tmux");
+        command
+            .args(["-L", &self.socket])
+            .args(arguments)
+            .env_remove("TMUX");
+        command
+            .output()
+            .expect("tmux is needed: scripts/setup system installs it")
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "tmux {arguments:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn keys(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys"], keys].concat());
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    /// The screen, once it is as wanted.
+    fn until(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let begin = Instant::now();
+        loop {
+            let screen = self.screen();
+            if wanted(&screen) {
+                return screen;
+            }
+            assert!(
+                begin.elapsed() < LIMIT,
+                "not seen: {what}; the screen:\n{screen}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn until_shows(&self, text: &str) -> String {
+        self.until(text, |screen| screen.contains(text))
+    }
+
+    /// The program has ended and the terminal is as it was before.
+    fn is_restored(&self) {
+        self.until("the shell's screen", |screen| {
+            !screen.contains("2 Services")
+        });
+        let alternate = self.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]);
+        assert_eq!(alternate.trim(), "0 1", "the other screen, or no cursor");
+        self.keys(&["clear; stty -a | tr ' ;' '\\n\\n' | grep -x -e icanon -e echo -e isig | xargs echo modes", "Enter"]);
+        let screen = self.until("modes", |screen| {
+            screen.lines().any(|line| line.starts_with("modes "))
+        });
+        let modes = screen
+            .lines()
+            .find(|line| line.starts_with("modes "))
+            .unwrap();
+        for mode in ["icanon", "echo", "isig"] {
+            assert!(modes.contains(mode), "{screen}");
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.output(&["kill-server"]);
+    }
+}
+
+fn line(daemon: &Daemon, rest: &str) -> String {
+    format!(
+        "WEIR_SHM_DIR={} {} {rest}",
+        daemon.folder.path().display(),
+        env!("CARGO_BIN_EXE_weirctl")
+    )
+}
+
+/// The first words of the table's rows.
+fn names(screen: &str) -> Vec<&str> {
+    let rows = screen
+        .lines()
+        .skip(5)
+        .take_while(|line| !line.trim().is_empty());
+    rows.filter_map(|line| line.split_whitespace().next())
+        .collect()
+}
+
+fn with_traffic() -> Daemon {
+    let daemon = Daemon::start();
+    daemon.manner.traffic.store(true, Ordering::Relaxed);
+    daemon
+}
+
+#[test]
+fn at_80_by_24_it_sorts_filters_pauses_and_gives_the_terminal_back() {
+    let daemon = with_traffic();
+    let terminal = Terminal::start(80, 24, &line(&daemon, "top --interval 200ms"));
+    let screen = terminal.until("rates", |screen| {
+        let mut lines = screen.lines();
+        lines.any(|line| line.starts_with("web") && line.contains('k'))
+    });
+    assert!(screen.lines().count() <= 24, "{screen}");
+    assert!(
+        screen.lines().all(|line| line.chars().count() <= 80),
+        "{screen}"
+    );
+    assert!(
+        screen.contains("weir lb1") && screen.contains("q quit"),
+        "{screen}"
+    );
+    assert_eq!(names(&screen), ["dns", "web"]);
+
+    terminal.keys(&["s", "s", "r"]);
+    let screen = terminal.until_shows("PPS▼");
+    assert_eq!(names(&screen), ["web", "dns"]);
+    terminal.keys(&["r"]);
+    let screen = terminal.until_shows("PPS▲");
+    assert_eq!(names(&screen), ["dns", "web"]);
+
+    terminal.keys(&["3"]);
+    let screen = terminal.until("backends", |screen| screen.contains("67%"));
+    assert!(
+        screen.contains("10.0.0.12:8080") && screen.contains("2001:db8::1:1"),
+        "{screen}"
+    );
+    terminal.keys(&["/", "0.12", "Enter"]);
+    let screen = terminal.until("one backend", |screen| names(screen) == ["10.0.0.12:8080"]);
+    assert!(screen.contains("/0.12"), "{screen}");
+
+    terminal.keys(&["Escape"]);
+    terminal.until("all backends", |screen| names(screen).len() == 3);
+    terminal.keys(&["1"]);
+    let screen = terminal.until("busy", |screen| {
+        screen.contains("75%") && screen.contains("95%")
+    });
+    assert!(
+        screen.contains("120k") && screen.contains("12%"),
+        "{screen}"
+    );
+    terminal.keys(&["4"]);
+    terminal.until_shows("no_service");
+    terminal.keys(&["p"]);
+    terminal.until_shows("PAUSED");
+    terminal.keys(&["-"]);
+    terminal.until_shows("every 500ms");
+
+    terminal.tmux(&["resize-window", "-x", "60", "-y", "12"]);
+    let screen = terminal.until("60 columns", |screen| {
+        screen.lines().count() <= 12 && screen.contains("no_service")
+    });
+    assert!(
+        screen.lines().all(|line| line.chars().count() <= 60),
+        "{screen}"
+    );
+
+    terminal.keys(&["q"]);
+    terminal.is_restored();
+}
+
+#[test]
+fn at_200_by_60_the_other_tables_stand_beside() {
+    let daemon = with_traffic();
+    let terminal = Terminal::start(200, 60, &line(&daemon, "top --interval 200ms"));
+    let screen = terminal.until("rates", |screen| screen.contains("75%"));
+    for text in [
+        "Workers",
+        "Drops",
+        "no_service",
+        "Events",
+        "weir 0.1.0 started",
+        "VIP",
+        "MODE",
+    ] {
+        assert!(screen.contains(text), "{text} in\n{screen}");
+    }
+    terminal.keys(&["C-c"]);
+    terminal.is_restored();
+}
+
+#[test]
+fn a_daemon_that_goes_and_comes_back_is_followed() {
+    let mut daemon = with_traffic();
+    let terminal = Terminal::start(
+        80,
+        24,
+        &line(&daemon, "top --interval 100ms --instance lb1"),
+    );
+    terminal.until_shows("weir lb1");
+    drop(daemon.end());
+    terminal.until_shows("AWAY");
+    let folder = daemon.folder.path().to_owned();
+    let second = Daemon::again(&folder);
+    terminal.until("the daemon again", |screen| {
+        screen.contains("weir lb1") && !screen.contains("AWAY")
+    });
+    terminal.keys(&["q"]);
+    terminal.is_restored();
+    drop(second);
+}
+
+#[test]
+fn a_signal_gives_the_terminal_back_too() {
+    let daemon = with_traffic();
+    let terminal = Terminal::start(80, 24, &line(&daemon, "top"));
+    terminal.until_shows("2 Services");
+    let shell = terminal.tmux(&["display-message", "-p", "#{pane_pid}"]);
+    let children = Command::new("pgrep")
+        .args(["-P", shell.trim()])
+        .output()
+        .unwrap();
+    let child = String::from_utf8(children.stdout).unwrap();
+    let child = nix::unistd::Pid::from_raw(child.trim().parse().unwrap());
+    nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGTERM).unwrap();
+    terminal.is_restored();
+}
+
+#[test]
+fn one_frame_can_be_printed_for_scripts() {
+    let daemon = with_traffic();
+    let text = daemon.run("top --once --interval 500ms");
+    for expected in [
+        "weir lb1, up",
+        "generation 1",
+        "SERVICE",
+        "10.0.0.12:8080",
+        "no_service",
+        "75%",
+    ] {
+        assert!(text.contains(expected), "{expected} in\n{text}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&daemon.run("top --once --interval 500ms --output json")).unwrap();
+    let near = |value: &serde_json::Value, wanted: f64| {
+        let value = value.as_f64().unwrap();
+        assert!(
+            (value / wanted - 1.0).abs() < 0.2,
+            "{value} is not about {wanted}"
+        );
+    };
+    near(&json["services"][0]["pps"], 30_000.0);
+    near(&json["backends"][1]["pps"], 20_000.0);
+    near(&json["backends"][1]["share"], 0.667);
+    near(&json["workers"][0]["busy"], 0.75);
+    near(&json["drops"][0]["dropped_pps"], 500.0);
+    assert_eq!(json["workers"][1]["conntrack_entries"], 950_000);
+    assert_eq!(json["total"]["backends"], 3);
+}
+
+#[test]
+fn without_a_terminal_it_says_what_to_do() {
+    let daemon = Daemon::start();
+    let (code, complaint) = daemon.fail("top");
+    assert_eq!(code, 1);
+    assert!(complaint.contains("--once"), "{complaint}");
+}
