@@ -168,28 +168,37 @@ fn heading(state: &State, sight: &Sight) -> Vec<Line<'static>> {
     if state.paused {
         first.push(Span::styled("  PAUSED", alarm()));
     }
-    let second = match &sight.away {
-        Some(away) => Line::styled(format!("AWAY: {away}; looking again"), alarm()),
-        None => Line::from(sums(picture)),
+    let (second, third) = match &sight.away {
+        Some(away) => (
+            Line::styled(format!("AWAY: {away}; looking again"), alarm()),
+            Line::default(),
+        ),
+        None => (Line::from(traffic(picture)), Line::from(sums(picture))),
     };
-    vec![Line::from(first), second, Line::default()]
+    vec![Line::from(first), second, third]
 }
 
 fn alarm() -> Style {
     Style::new().fg(Color::Red).add_modifier(Modifier::BOLD)
 }
 
-fn sums(picture: &Picture) -> Vec<Span<'static>> {
+fn traffic(picture: &Picture) -> String {
     let total = &picture.total;
     let rate = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), figure);
-    let mut spans = vec![Span::raw(format!(
-        "in {} pps {} bps  out {} pps {} bps  new {}/s  ",
+    format!(
+        "in {} pps {} bps  out {} pps {} bps",
         rate(total.received_pps),
         rate(total.received_bps),
         rate(total.forwarded_pps),
         rate(total.forwarded_bps),
-        rate(total.new_flows_ps),
-    ))];
+    )
+}
+
+fn sums(picture: &Picture) -> Vec<Span<'static>> {
+    let total = &picture.total;
+    let rate = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), figure);
+    let new = rate(total.new_flows_ps);
+    let mut spans = vec![Span::raw(format!("new {new}/s  "))];
     let drops = Span::raw(format!("drop {}/s", rate(total.dropped_pps)));
     let any = total.dropped_pps.is_some_and(|drops| drops > 0.0);
     spans.push(if any {
