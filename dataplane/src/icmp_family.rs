@@ -504,6 +504,9 @@ mod tests {
         Some((header[0], header[1], number))
     }
 
+    /// Type and code.
+    type Kind = (u8, u8);
+
     fn v4(kind: u8, code: u8, number: u32) -> Option<(u8, u8, [u8; 4])> {
         let [a, b, c, d] = number.to_be_bytes();
         let header = header_v4([kind, code, 9, 9, a, b, c, d], &way(9000, 0))?;
@@ -516,7 +519,7 @@ mod tests {
 
     #[test]
     fn types_and_codes_are_those_of_rfc_7915_section_4_2() {
-        let expected: [(u8, u8, Option<(u8, u8)>); 22] = [
+        let expected: [(u8, u8, Option<Kind>); 22] = [
             (3, 0, Some((1, 0))),
             (3, 1, Some((1, 0))),
             (3, 2, Some((4, 1))),
@@ -549,7 +552,7 @@ mod tests {
 
     #[test]
     fn types_and_codes_are_those_of_rfc_7915_section_5_2() {
-        let expected: [(u8, u8, Option<(u8, u8)>); 14] = [
+        let expected: [(u8, u8, Option<Kind>); 14] = [
             (1, 0, Some((3, 1))),
             (1, 1, Some((3, 10))),
             (1, 2, Some((3, 1))),

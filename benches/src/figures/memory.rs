@@ -133,7 +133,7 @@ fn look_up(settings: &Settings) -> Result<Vec<f64>, Failure> {
     let now = Tick(1);
     let mut table = Conntrack::new(MANY.into(), true)?;
     for flow in 0..MANY {
-        if flow as usize % NEW_IN_A_BURST == 0 {
+        if (flow as usize).is_multiple_of(NEW_IN_A_BURST) {
             table.begin_burst();
         }
         let details = Details::new(flow % 100, State::Udp, 0, now);

@@ -138,7 +138,7 @@ impl<'a> Names<'a> {
             "backend": self.backend(record.backend),
             "why": (record.why != Why::None).then(|| self.why(record)),
             "fate": record.fate,
-            "drop_reason": record.reason.map(|reason| reason.name()),
+            "drop_reason": record.reason.map(weir_shm::counters::DropReason::name),
             "worker": record.worker,
             "length": record.length,
         });

@@ -265,7 +265,7 @@ impl Taking<'_> {
 }
 
 /// The port of a record by name; frames of none are the control core's.
-fn port_name<'a>(ports: &'a [String], number: u16) -> &'a str {
+fn port_name(ports: &[String], number: u16) -> &str {
     ports
         .get(usize::from(number))
         .map_or(CONTROL, String::as_str)

@@ -188,7 +188,7 @@ const CASES: &[Case] = &[
             tree.write(
                 "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
                 "5",
-            )
+            );
         },
         "wrong huge pages: 10 of 2048 MiB free, and the configuration needs about 159 -> echo 256",
     ),
@@ -198,7 +198,7 @@ const CASES: &[Case] = &[
             tree.write(
                 "sys/devices/system/node/node0/hugepages/hugepages-2048kB/free_hugepages",
                 "0",
-            )
+            );
         },
         "wrong huge pages: none is free on NUMA node 0, where port wan is -> echo 512 | sudo tee /sys/devices/system/node/node0/",
     ),
@@ -213,7 +213,7 @@ const CASES: &[Case] = &[
             tree.write(
                 "proc/self/limits",
                 "Max locked memory  8388608  8388608  bytes\n",
-            )
+            );
         },
         "warn locked memory: limited to 8388608 bytes; NICs and AF_XDP lock what they use -> ulimit -l unlimited",
     ),
@@ -276,7 +276,7 @@ const CASES: &[Case] = &[
             tree.link(
                 &format!("sys/bus/pci/devices/{NIC}/driver"),
                 "drivers/ixgbe",
-            )
+            );
         },
         "wrong driver: port wan: 0000:3b:00.0 belongs to the kernel's driver ixgbe -> sudo modprobe vfio-pci && sudo dpdk-devbind.py --bind=vfio-pci 0000:3b:00.0",
     ),
@@ -291,7 +291,7 @@ const CASES: &[Case] = &[
             tree.link(
                 &format!("sys/bus/pci/devices/{NIC}/driver"),
                 "drivers/igb_uio",
-            )
+            );
         },
         "warn driver: port wan: 0000:3b:00.0 is bound to igb_uio, which knows no IOMMU -> sudo",
     ),
@@ -301,7 +301,7 @@ const CASES: &[Case] = &[
             tree.link(
                 &format!("sys/bus/pci/devices/{NIC}/driver"),
                 "drivers/mlx5_core",
-            )
+            );
         },
         "ok driver: port wan: 0000:3b:00.0 works beside mlx5_core",
     ),
@@ -338,7 +338,7 @@ const CASES: &[Case] = &[
     (
         "merged frames",
         |tree| {
-            tree.write("ethtool/eth1", "generic-receive-offload: on\ntx-checksumming: on\nlarge-receive-offload: on [fixed]\n")
+            tree.write("ethtool/eth1", "generic-receive-offload: on\ntx-checksumming: on\nlarge-receive-offload: on [fixed]\n");
         },
         "warn offloads: port lan: eth1 merges frames or leaves checksums to a wire (gro, tx) -> sudo ethtool -K eth1 gro off tx off",
     ),
@@ -376,7 +376,7 @@ const CASES: &[Case] = &[
             tree.write(
                 "sys/devices/system/cpu/cpu2/topology/thread_siblings_list",
                 "2-3\n",
-            )
+            );
         },
         "warn cores: workers on cores 2 and 3 share one physical core -> lscpu",
     ),
@@ -386,7 +386,7 @@ const CASES: &[Case] = &[
             tree.write(
                 "sys/devices/system/cpu/cpu3/cpufreq/scaling_governor",
                 "powersave\n",
-            )
+            );
         },
         "warn governor: cores 3 are governed by powersave -> sudo cpupower -c 3 frequency-set -g performance",
     ),
@@ -411,7 +411,7 @@ const CASES: &[Case] = &[
             tree.write(
                 "sys/devices/system/clocksource/clocksource0/current_clocksource",
                 "hpet\n",
-            )
+            );
         },
         "warn clock: hpet, which is slow to read, though there is tsc -> echo tsc | sudo tee",
     ),

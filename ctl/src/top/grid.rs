@@ -298,7 +298,7 @@ fn workers(picture: &Picture) -> Grid {
             _ => Tone::Plain,
         };
         vec![
-            Cell::number(Some(row.worker as f64), figure),
+            Cell::count(Some(row.worker as u64)),
             Cell::percent(row.busy).toned(tone(row.busy, 0.9)),
             Cell::rate(row.received_pps),
             Cell::rate(row.forwarded_pps),

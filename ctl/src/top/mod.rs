@@ -63,10 +63,11 @@ pub(crate) fn run(cli: &Cli, top: &Top, out: &mut dyn Write) -> Result<(), Failu
         let first = source.read()?;
         std::thread::sleep(top.interval);
         let picture = Picture::new(&source.read()?, Some(&first));
-        return Ok(match cli.output {
+        match cli.output {
             Output::Json => json(out, &picture)?,
             Output::Table => once::write(out, &picture)?,
-        });
+        }
+        return Ok(());
     }
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(Failure::Other(

@@ -97,7 +97,7 @@ impl Pass {
             let stretch = rest.get(..left).unwrap_or(rest);
             for line in stretch {
                 count(line, now, profiles, |details| {
-                    self.counting.add(worker, details)
+                    self.counting.add(worker, details);
                 });
             }
             left -= stretch.len();

@@ -76,9 +76,10 @@ impl<S: BufferSource> Control<S> {
     ) -> (Explanation, Option<ConnectionReading>) {
         let services = self.services();
         let plain = self.lookup(now, protocol, source, destination);
-        let place = match services.owner(&packet(protocol, source, destination)) {
-            Owner::Forward(place) | Owner::ForwardByAddress(place) => place,
-            _ => return (plain, None),
+        let (Owner::Forward(place) | Owner::ForwardByAddress(place)) =
+            services.owner(&packet(protocol, source, destination))
+        else {
+            return (plain, None);
         };
         let quic = services
             .get(place)

@@ -13,7 +13,7 @@ use weir_shm::capture::{Begun, Request, Writer};
 use weir_shm::segment::mailbox::Answer;
 use weir_shm::server::Server;
 
-use crate::capture::Capture;
+use crate::capture::{Capture, Ring};
 use crate::control::Control;
 
 /// Bytes that are carried in one round.
@@ -154,7 +154,7 @@ impl Carried {
 
     /// What no room was found for is lost.
     fn finish(&mut self) -> io::Result<()> {
-        let left: u64 = (self.capture.rings().iter()).map(|ring| ring.clear()).sum();
+        let left: u64 = (self.capture.rings().iter()).map(Ring::clear).sum();
         self.writer.end(self.capture.lost() + left)
     }
 }

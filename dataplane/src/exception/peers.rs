@@ -38,7 +38,7 @@ impl Entry {
     fn lives(&self, now: Tick) -> bool {
         let age = now.since(Tick(self.at.load(Ordering::Relaxed)));
         // Workers' clocks may be a little behind the control core's.
-        self.fingerprint.load(Ordering::Relaxed) != 0 && (age < LIFE || age > u32::MAX / 2)
+        self.fingerprint.load(Ordering::Relaxed) != 0 && !(LIFE..=u32::MAX / 2).contains(&age)
     }
 }
 

@@ -377,7 +377,7 @@ fn backends(families: &mut Families, seen: &Seen<'_>) {
     );
     families.gauges("weir_backend_weight", "The backend's weight.", |to| {
         each(to, &|to, labels, backend| {
-            to.gauge(&labels, f64::from(backend.weight))
+            to.gauge(&labels, f64::from(backend.weight));
         });
     });
     families.gauges(

@@ -76,11 +76,13 @@ impl<'a, const N: usize> Burst<'a, N> {
             let is_ours = |sealed: &Sealed<'_>| std::ptr::eq(sealed.decoder, decoder);
             // Those of one configuration come to the front; they are all, in most bursts.
             let mut ours = rest.iter().take_while(|sealed| is_ours(sealed)).count();
-            for at in ours..rest.len() {
-                if rest.get(at).is_some_and(is_ours) {
+            let mut at = ours;
+            while let Some(sealed) = rest.get(at) {
+                if is_ours(sealed) {
                     rest.swap(at, ours);
                     ours += 1;
                 }
+                at += 1;
             }
             let (these, others) = rest.split_at_mut(ours);
             decoder.open(these);

@@ -126,6 +126,7 @@ impl SnatAddress {
 
     /// Takes a free port of `worker` for a session with `backend`, one that `fits` if there is one
     /// among the first `look`. `None` when there is no free port, or those that are free rest.
+    #[allow(clippy::too_many_arguments)] // whose, for whom, and which will do: no two belong together
     pub fn take(
         &self,
         worker: u16,

@@ -5,7 +5,6 @@ use crate::client::{Client, ClientError, Edit, Outcome};
 use crate::counters::{DropReason, PACKETS, backend_base, drop_index, service_base};
 use crate::model::{Backend, Pool};
 use crate::segment::directory::tests::directory;
-use crate::segment::mailbox::LookupAnswer;
 use crate::segment::record::tests::{pools, sample};
 use proptest::prelude::*;
 use std::sync::Arc;
