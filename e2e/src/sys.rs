@@ -1,4 +1,4 @@
-//! Two system calls that no safe wrapper offers: opening a TAP device and turning off UDP checksums.
+//! Two system calls that no safe wrapper offers: opening a TAP or TUN device and turning off UDP checksums.
 // Raw `ioctl` and `setsockopt` are `unsafe`; both calls are confined to this file and pass only owned, sized data.
 #![allow(unsafe_code)]
 
@@ -11,6 +11,15 @@ use std::os::unix::fs::OpenOptionsExt;
 /// Opens a TAP device named `name` in the calling thread's network namespace; reads and writes are whole frames, and
 /// do not block.
 pub(crate) fn open_tap(name: &str) -> io::Result<File> {
+    open(name, libc::IFF_TAP)
+}
+
+/// The same of a TUN device, whose reads and writes are whole IP packets.
+pub(crate) fn open_tun(name: &str) -> io::Result<File> {
+    open(name, libc::IFF_TUN)
+}
+
+fn open(name: &str, kind: libc::c_int) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -29,7 +38,7 @@ pub(crate) fn open_tap(name: &str) -> io::Result<File> {
         *to = libc::c_char::from_ne_bytes([*from]);
     }
     request.ifr_ifru.ifru_flags =
-        libc::c_short::try_from(libc::IFF_TAP | libc::IFF_NO_PI).map_err(io::Error::other)?;
+        libc::c_short::try_from(kind | libc::IFF_NO_PI).map_err(io::Error::other)?;
     // SAFETY: TUNSETIFF reads one `ifreq`, which lives on this stack frame for the whole call.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw const request) };
     if result < 0 {

@@ -22,11 +22,17 @@ const FAR6: &str = "2001:db8:99::10";
 const SMALL_MTU: u16 = 1300;
 const BACKENDS: usize = 2;
 
+/// What backends of `full-nat` see instead of clients.
+const SNAT4: &str = "10.0.0.5";
+const SNAT6: &str = "2001:db8:2::5";
+/// `full-nat` with each VIP before backends of the other family.
+const CROSSED: &str = "full-nat crossed";
+
 /// Echo servers on the backends' own addresses (`nat`) or on the VIPs (`dsr-l2`).
 fn echo_servers(lab: &Lab, forwarding: &str) -> Result<Echo> {
     let mut echo = Echo::new();
     for (n, backend) in (1..).zip(&lab.backends) {
-        let addresses = if forwarding == "nat" {
+        let addresses = if forwarding != "dsr-l2" {
             [backend4(n), backend6(n)]
         } else {
             [DSR_VIP4.to_owned(), DSR_VIP6.to_owned()]
@@ -44,14 +50,20 @@ fn echo_servers(lab: &Lab, forwarding: &str) -> Result<Echo> {
 fn config(name: &str, forwarding: &str) -> Config {
     let mut config = Config::one_armed(name);
     let vips = vips(forwarding);
-    for (vip, backends) in [
-        (vips[0], [backend4(1), backend4(2)]),
-        (vips[1], [backend6(1), backend6(2)]),
-    ] {
+    let (mut fours, mut sixes) = ([backend4(1), backend4(2)], [backend6(1), backend6(2)]);
+    if forwarding == CROSSED {
+        std::mem::swap(&mut fours, &mut sixes);
+    }
+    let mode = forwarding.split(' ').next().unwrap_or(forwarding);
+    for (vip, backends) in [(vips[0], fours), (vips[1], sixes)] {
         for protocol in ["tcp", "udp"] {
             let service = format!("{protocol}-{}", if vip.contains(':') { 6 } else { 4 });
             let port = PORT.to_string();
-            config = config.service(&service, forwarding, protocol, vip, &port, &backends);
+            config = config.service(&service, mode, protocol, vip, &port, &backends);
+            if mode == "full-nat" {
+                let keys = format!("snat_pool = [\"{SNAT4}\", \"{SNAT6}\"]\n");
+                config = config.service_text(&keys);
+            }
         }
     }
     // After the services, as any table may stand anywhere.
@@ -65,7 +77,7 @@ fn config(name: &str, forwarding: &str) -> Config {
 }
 
 fn vips(forwarding: &str) -> [&'static str; 2] {
-    if forwarding == "nat" {
+    if forwarding != "dsr-l2" {
         [NAT_VIP4, NAT_VIP6]
     } else {
         [DSR_VIP4, DSR_VIP6]
@@ -112,6 +124,15 @@ fn datagrams_of_8000_bytes_pass_nat_in_pieces_both_ways() -> Result {
         return Ok(());
     }
     large_datagrams("nat")
+}
+
+#[test]
+fn datagrams_of_8000_bytes_pass_full_nat_in_pieces_within_and_between_families() -> Result {
+    if !host::ready()? {
+        return Ok(());
+    }
+    large_datagrams("full-nat")?;
+    large_datagrams(CROSSED)
 }
 
 #[test]
@@ -191,18 +212,24 @@ fn path_mtu(forwarding: &str) -> Result {
             );
         }
     }
-    // Every backend learnt the MTU of the path to the client: from errors that it could take for its own.
-    for (family, far) in [("", FAR4), ("-6", FAR6)] {
+    // A backend learnt the MTU of the path to the client: from errors that it could take for its own. Between families
+    // it is counted in the backend's headers.
+    let (four, six) = match forwarding {
+        "full-nat" => ((SNAT4, SMALL_MTU), (SNAT6, SMALL_MTU)),
+        CROSSED => ((SNAT4, SMALL_MTU - 20), (SNAT6, SMALL_MTU + 20)),
+        _ => ((FAR4, SMALL_MTU), (FAR6, SMALL_MTU)),
+    };
+    for (family, (far, mtu)) in [("", four), ("-6", six)] {
         let mut learnt = 0;
         for (n, backend) in (1..).zip(&lab.backends) {
             let vip = vips(forwarding)[usize::from(family == "-6")];
             let from = match (forwarding, family) {
-                ("nat", "") => backend4(n),
-                ("nat", _) => backend6(n),
-                _ => vip.to_owned(),
+                ("dsr-l2", _) => vip.to_owned(),
+                (_, "") => backend4(n),
+                _ => backend6(n),
             };
             let route = backend.ip(format!("{family} route get {far} from {from}").trim())?;
-            learnt += usize::from(route.contains(&format!("mtu {SMALL_MTU}")));
+            learnt += usize::from(route.contains(&format!("mtu {mtu}")));
         }
         ensure!(learnt > 0, "no backend learnt the path's MTU to {far}");
     }
@@ -216,6 +243,15 @@ fn path_mtu_discovery_works_through_nat() -> Result {
         return Ok(());
     }
     path_mtu("nat")
+}
+
+#[test]
+fn path_mtu_discovery_works_through_full_nat_within_and_between_families() -> Result {
+    if !host::ready()? {
+        return Ok(());
+    }
+    path_mtu("full-nat")?;
+    path_mtu(CROSSED)
 }
 
 #[test]
