@@ -14,7 +14,7 @@ use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
-use pcap_file::{DataLink, PcapError};
+use pcap_file::{DataLink, Endianness, PcapError};
 use weir_shm::capture::{Begun, Direction, Record};
 
 use super::comment::Names;
@@ -44,6 +44,8 @@ impl<W: Write> Packets<W> {
     pub(super) fn new(out: W, begun: &Begun, snaplen: u32) -> io::Result<Self> {
         let application = concat!("weirctl ", env!("CARGO_PKG_VERSION"));
         let section = SectionHeaderBlock {
+            // Readers take either; this is what nearly all of them are.
+            endianness: Endianness::Little,
             options: vec![SectionHeaderOption::UserApplication(application.into())],
             ..SectionHeaderBlock::default()
         };
