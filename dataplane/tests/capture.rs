@@ -84,8 +84,8 @@ fn shown(capture: &Capture) -> Vec<Shown> {
     all
 }
 
-fn begin(rig: &mut Rig, request: Request) -> Arc<Capture> {
-    rig.control.begin_capture(&request).unwrap()
+fn begin(rig: &mut Rig, request: &Request) -> Arc<Capture> {
+    rig.control.begin_capture(request).unwrap()
 }
 
 fn web(host: u8) -> Frame {
@@ -115,7 +115,7 @@ fn traffic(rig: &mut Rig) {
 
 fn with(request: Request) -> Vec<Shown> {
     let mut rig = Rig::new(CONFIG);
-    let capture = begin(&mut rig, request);
+    let capture = begin(&mut rig, &request);
     traffic(&mut rig);
     rig.assert_all_accounted_for();
     shown(&capture)
@@ -131,7 +131,7 @@ fn incoming() -> Request {
 #[test]
 fn a_packet_is_shown_as_it_came_and_as_it_left_with_what_was_decided() {
     let mut rig = Rig::new(CONFIG);
-    let capture = begin(&mut rig, Request::default());
+    let capture = begin(&mut rig, &Request::default());
     let came = web(1).build();
     let left = rig.play(0, &came);
     let again = frame("203.0.113.1:5000", "198.51.100.10:80", Transport::Ack).build();
@@ -170,7 +170,7 @@ fn a_packet_is_shown_as_it_came_and_as_it_left_with_what_was_decided() {
 #[test]
 fn a_capture_changes_nothing() {
     let (mut without, mut rig) = (Rig::new(CONFIG), Rig::new(CONFIG));
-    let capture = begin(&mut rig, Request::default());
+    let capture = begin(&mut rig, &Request::default());
     let frames: Vec<Vec<u8>> = (1..=20).map(|host| web(host).build()).collect();
     let burst: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
     assert_eq!(without.play_burst(0, &burst), rig.play_burst(0, &burst));
@@ -286,7 +286,7 @@ fn directions_samples_and_lengths() {
 #[test]
 fn what_weir_answers_itself_is_shown_with_the_answer() {
     let mut rig = Rig::new(CONFIG);
-    let capture = begin(&mut rig, Request::default());
+    let capture = begin(&mut rig, &Request::default());
     // Its TTL ends here.
     let sent = rig.play(0, &web(1).ttl(1).build());
     let all = shown(&capture);
@@ -343,7 +343,7 @@ fn the_control_cores_drops_are_shown() {
 #[test]
 fn nobody_waits_for_a_reader_and_what_is_lost_is_counted() {
     let mut rig = Rig::new(CONFIG);
-    let capture = begin(&mut rig, Request::default());
+    let capture = begin(&mut rig, &Request::default());
     let frames: Vec<Vec<u8>> = (0..32)
         .map(|host| web(host).payload(&[7; 1400]).build())
         .collect();
@@ -364,7 +364,7 @@ fn nobody_waits_for_a_reader_and_what_is_lost_is_counted() {
 #[test]
 fn what_cannot_be_captured_is_refused_in_plain_words() {
     let mut rig = Rig::new(CONFIG);
-    let mut refused = |request: Request| rig.control.begin_capture(&request).unwrap_err();
+    let mut refused = |request: Request| rig.control.begin_capture(request).unwrap_err();
     let service = refused(Request {
         service: Some("mail".to_owned()),
         ..Request::default()
