@@ -113,9 +113,9 @@ fn traffic(rig: &mut Rig) {
     rig.play(0, &astray.build());
 }
 
-fn with(request: Request) -> Vec<Shown> {
+fn with(request: &Request) -> Vec<Shown> {
     let mut rig = Rig::new(CONFIG);
-    let capture = begin(&mut rig, &request);
+    let capture = begin(&mut rig, request);
     traffic(&mut rig);
     rig.assert_all_accounted_for();
     shown(&capture)
@@ -182,13 +182,13 @@ fn a_capture_changes_nothing() {
 
 #[test]
 fn services_and_backends_are_told_apart_both_ways() {
-    let all = with(Request {
+    let all = with(&Request {
         service: Some("web".to_owned()),
         ..Request::default()
     });
     assert_eq!(all.len(), 4 * 2 + 2, "four requests, one answer");
     assert_eq!(all.last().unwrap().0.why, Why::Return);
-    let all = with(Request {
+    let all = with(&Request {
         backend: Some("10.0.0.12:5353".to_owned()),
         ..Request::default()
     });
@@ -199,7 +199,7 @@ fn services_and_backends_are_told_apart_both_ways() {
 fn addresses_match_at_either_end_and_as_they_are_on_either_side() {
     let count = |address: &str, prefix| {
         let address = Some((address.parse().unwrap(), prefix));
-        with(Request {
+        with(&Request {
             address,
             ..Request::default()
         })
@@ -216,7 +216,7 @@ fn addresses_match_at_either_end_and_as_they_are_on_either_side() {
 #[test]
 fn a_port_is_one_of_weirs_by_name_or_one_of_tcp_and_udp_by_number() {
     let by = |port: &str| {
-        with(Request {
+        with(&Request {
             port: Some(port.to_owned()),
             ..Request::default()
         })
@@ -229,7 +229,7 @@ fn a_port_is_one_of_weirs_by_name_or_one_of_tcp_and_udp_by_number() {
 
 #[test]
 fn drops_are_shown_with_their_reason() {
-    let all = with(Request {
+    let all = with(&Request {
         drops: true,
         ..Request::default()
     });
@@ -239,7 +239,7 @@ fn drops_are_shown_with_their_reason() {
         .collect();
     assert_eq!(reasons, [DropReason::NoService, DropReason::NotOurs]);
     assert!(all.iter().all(|(record, _)| record.fate == Fate::Dropped));
-    let one = with(Request {
+    let one = with(&Request {
         drops: true,
         reasons: vec!["not_ours".to_owned()],
         ..Request::default()
@@ -252,18 +252,18 @@ fn drops_are_shown_with_their_reason() {
 
 #[test]
 fn directions_samples_and_lengths() {
-    assert_eq!(with(incoming()).len(), 11);
-    let out = with(Request {
+    assert_eq!(with(&incoming()).len(), 11);
+    let out = with(&Request {
         incoming: false,
         ..Request::default()
     });
     assert_eq!(out.len(), 9);
-    let sampled = with(Request {
+    let sampled = with(&Request {
         sample: 4,
         ..incoming()
     });
     assert_eq!(sampled.len(), 11 / 4);
-    let sampled = with(Request {
+    let sampled = with(&Request {
         sample: 2,
         service: Some("dns".to_owned()),
         ..Request::default()
@@ -273,7 +273,7 @@ fn directions_samples_and_lengths() {
         2 * 2,
         "of four packets two, as they came and left"
     );
-    let cut = with(Request {
+    let cut = with(&Request {
         snaplen: 20,
         ..incoming()
     });
@@ -320,7 +320,7 @@ fn the_control_cores_drops_are_shown() {
     let mut rig = Rig::new(CONFIG);
     let capture = begin(
         &mut rig,
-        Request {
+        &Request {
             drops: true,
             ..Request::default()
         },
@@ -364,31 +364,31 @@ fn nobody_waits_for_a_reader_and_what_is_lost_is_counted() {
 #[test]
 fn what_cannot_be_captured_is_refused_in_plain_words() {
     let mut rig = Rig::new(CONFIG);
-    let mut refused = |request: Request| rig.control.begin_capture(request).unwrap_err();
-    let service = refused(Request {
+    let mut refused = |request: &Request| rig.control.begin_capture(request).unwrap_err();
+    let service = refused(&Request {
         service: Some("mail".to_owned()),
         ..Request::default()
     });
     assert_eq!(service, "no service \"mail\"");
-    let backend = refused(Request {
+    let backend = refused(&Request {
         service: Some("web".to_owned()),
         backend: Some("10.0.0.12:5353".to_owned()),
         ..Request::default()
     });
     assert_eq!(backend, "no backend 10.0.0.12:5353 in service \"web\"");
-    let port = refused(Request {
+    let port = refused(&Request {
         port: Some("dmz".to_owned()),
         ..Request::default()
     });
     assert!(port.contains("\"wan\", \"lan\""), "{port}");
     for (reason, word) in [("no_reason", "accepted"), ("tx_full", "queues")] {
-        let reasons = refused(Request {
+        let reasons = refused(&Request {
             reasons: vec![reason.to_owned()],
             ..Request::default()
         });
         assert!(reasons.contains(word), "{reasons}");
     }
-    let prefix = refused(Request {
+    let prefix = refused(&Request {
         address: Some(("192.0.2.1".parse().unwrap(), 33)),
         ..Request::default()
     });
