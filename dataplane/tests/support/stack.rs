@@ -90,7 +90,9 @@ impl Stack {
             IpAddr::V4(gateway) => drop(routes.add_default_ipv4_route(gateway)),
             IpAddr::V6(gateway) => drop(routes.add_default_ipv6_route(gateway)),
         }
-        let buffer = || tcp::SocketBuffer::new(vec![0; 32_768]);
+        // More than any transfer over a disordered path: smoltcp believes a closed window of a late answer,
+        // and does not probe it where all that is left is its FIN.
+        let buffer = || tcp::SocketBuffer::new(vec![0; 65_535]);
         let mut sockets = SocketSet::new(Vec::new());
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_ack_delay(None);
