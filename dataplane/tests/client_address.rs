@@ -227,9 +227,10 @@ fn connection(v6: (bool, bool), how: &str, path: Path, up: usize, down: usize) -
     let got = std::mem::take(&mut lab.server.received);
     assert_eq!(got.len(), expected.len(), "after {now} ms");
     assert!(got == expected, "what the server got");
-    // smoltcp does not always send its FIN again when the answer to it is lost.
+    // smoltcp forgets a FIN that overtook data, and does not always send its own again.
     let closed = lab.client.is_done() && lab.server.is_done();
-    assert!(closed || path.lost > 0, "closed after {now} ms");
+    let in_order = path.lost == 0 && path.late == 0;
+    assert!(closed || !in_order, "closed after {now} ms");
     assert_eq!(lab.rig.dropped(DropReason::TooLarge), 0);
     (got, lab)
 }

@@ -1,8 +1,8 @@
 //! `capture`: packets with what became of them, into a pcapng file, a pipe, or onto the terminal.
 //!
 //! The daemon copies, this reads and writes at its own pace: whatever it is too slow for is lost to
-//! the capture and to nothing else. One file for each way of showing packets ([`pcapng`],
-//! [`summary`]), and one for the words that both use ([`comment`]).
+//! the capture and to nothing else. One file for each way of showing packets (`pcapng`,
+//! `summary`), and one for the words that both use (`comment`).
 
 mod comment;
 mod pcapng;

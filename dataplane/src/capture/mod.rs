@@ -2,7 +2,7 @@
 //!
 //! A capture is part of what workers read ([`crate::pipeline::Snapshot`]), so that one that is not
 //! there costs a worker a comparison a burst and nothing else, and beginning and ending one is a
-//! pointer swap like any other change. Each worker copies into a ring of its own ([`ring`]), in the
+//! pointer swap like any other change. Each worker copies into a ring of its own (`ring`), in the
 //! daemon's memory, where nobody else reaches; the control core carries what it finds there into the
 //! file that `weirctl` reads. Nobody waits for anybody: a ring that is full because the file is full
 //! because nobody reads costs the capture packets, which are counted, and the traffic nothing.
