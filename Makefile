@@ -29,14 +29,15 @@ setup-tools:
 build: setup-system ## debug build of every crate
 	cargo build --workspace --all-targets
 
+# Not incrementally, whatever the environment says: that changes code, and with it what is counted and measured.
 release: setup-system ## release build of weir, weirctl and weir-pktgen
-	cargo build --release -p weir -p weirctl -p weir-pktgen
+	CARGO_INCREMENTAL=0 cargo build --release -p weir -p weirctl -p weir-pktgen
 
 demo: release ## balance real HTTP traffic between network namespaces, pool changes included
 	scripts/demo
 
 benches: release
-	cargo build --release -p weir-benches
+	CARGO_INCREMENTAL=0 cargo build --release -p weir-benches
 
 bench: benches ## measure, beside yardsticks in the same run, and write docs/performance.md (FIGURES="A B": only these)
 	$(SUDO) scripts/bench $(FIGURES)
