@@ -100,7 +100,8 @@ fn data_arrives_as_it_was_sent_within_and_between_families() -> Result {
     Ok(())
 }
 
-/// An nginx and an HAProxy that take the PROXY protocol, log who the client is, and serve and take files.
+/// An nginx and an HAProxy that take the PROXY protocol, log who the client is, and serve and take files. The server
+/// behind them answers before it has the whole body, so it lingers longer than a rough cable may be silent.
 struct Servers {
     _nginx: Process,
     _haproxy: Process,
@@ -122,7 +123,7 @@ impl Servers {
              server {{ listen 8080 proxy_protocol; listen [::]:8080 proxy_protocol; root {at};\n\
              location = /large {{ }}\n\
              location / {{ client_body_in_file_only on; proxy_pass http://127.0.0.1:8082; }} }}\n\
-             server {{ listen 127.0.0.1:8082; location / {{ return 200 \"taken\\n\"; }} }}\n}}\n"
+             server {{ listen 127.0.0.1:8082; lingering_time 60s; lingering_timeout 60s; location / {{ return 200 \"taken\\n\"; }} }}\n}}\n"
         );
         std::fs::write(home.join("nginx.conf"), nginx)?;
         let mut command = namespace.command("nginx");
