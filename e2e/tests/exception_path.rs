@@ -387,6 +387,10 @@ fn a_million_frames_a_second_at_an_own_address_cost_balanced_traffic_nothing() -
         &reflect,
         &dir.path().join("reflect.log"),
     )?;
+    wait::until_true("the link to the backend", Duration::from_secs(10), || {
+        let status = weir.ctl_json(&["status"]);
+        status.is_ok_and(|status| status["ports"][2]["link"] == "up")
+    })?;
     let words = format!(
         "run --vip {NAT_VIP4} --protocol udp --next-hop 203.0.113.2 --address 203.0.113.1 --clients 198.18.0.0/15 \
          --src-mac 02:00:00:00:00:c1 --flows 1000 --rate 10k --duration 120s"
