@@ -63,7 +63,7 @@ pub fn evenness(size: u32, backends: usize) -> Evenness {
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
     let mut shares = vec![0u32; backends];
-    for slot in &table {
+    for slot in table.iter() {
         if let Some(share) = shares.get_mut(usize::from(*slot)) {
             *share += 1;
         }
@@ -104,7 +104,7 @@ pub fn disruption(size: u32, failed: usize) -> Disruption {
         let after = build(&survivors, size);
         changed += before
             .iter()
-            .zip(&after)
+            .zip(after.iter())
             .filter(|(old, new)| !gone[usize::from(**old)] && old != new)
             .count();
     }

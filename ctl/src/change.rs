@@ -1,6 +1,6 @@
 //! Everything that changes the pool: the change itself, its commit, and what is said about it.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 
 use serde_json::json;
 use weir_shm::client::{Client, Outcome};
@@ -84,9 +84,10 @@ fn dry_run(
         });
         return Ok(write_json(out, &picture)?);
     }
+    let out = &mut BufWriter::new(out);
     write_lines(&change, out)?;
     writeln!(out, "dry run: nothing was changed")?;
-    Ok(())
+    Ok(out.flush()?)
 }
 
 fn report(
@@ -98,6 +99,8 @@ fn report(
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     let saved = is_saved(client, pool);
+    // A large pool is many lines.
+    let out = &mut BufWriter::new(out);
     if cli.output == Output::Json {
         let picture = json!({
             "changed": change.changed,
@@ -108,7 +111,8 @@ fn report(
             "saved": saved,
             "config": client.config_path(),
         });
-        return Ok(write_json(out, &picture)?);
+        write_json(out, &picture)?;
+        return Ok(out.flush()?);
     }
     write_lines(change, out)?;
     if let Some(workers) = workers {

@@ -107,7 +107,7 @@ fn build(made_of: &MadeOf) -> How {
     let weights = || members.iter().map(|member| member.weight);
     match scheduler {
         model::Scheduler::Maglev | model::Scheduler::SourceHash => {
-            How::Table(maglev::build(members, *size).into())
+            How::Table(maglev::build(members, *size))
         }
         model::Scheduler::Ring => How::Table(ring::build(members, *size).into()),
         model::Scheduler::RoundRobin => {

@@ -389,6 +389,11 @@ impl Pools {
                 + workers * (1_024 + fragments::HELD) as u32
                 + (RING + KERNEL_RING + HELD_IN_ALL) as u32;
             let given = config.engine.memory_mb.unwrap_or(0) / nodes.len() as u32 * BUFFERS_PER_MB;
+            // A pool is rounded up to a power of two less one, and anonymous memory cannot grow.
+            let given = match config.engine.memory {
+                Memory::HugePages => given,
+                Memory::Anonymous => (given + 2).next_power_of_two() / 2 - 1,
+            };
             let mtu = config
                 .ports
                 .iter()

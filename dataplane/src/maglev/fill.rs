@@ -10,6 +10,8 @@
 //!   and takes the first: an entry e is the ((e − offset) / skip mod n)-th. Half of all looks
 //!   belong to the last √n entries.
 
+use std::sync::Arc;
+
 use super::NO_BACKEND;
 use super::calendar::Calendar;
 
@@ -22,14 +24,24 @@ pub(super) struct Order {
     pub(super) skip: u32,
     /// Its share of the turns; not zero.
     pub(super) weight: u32,
+    /// What the table holds for it.
+    pub(super) slot: u16,
 }
 
-/// A table of `size` entries (a prime), each an index into `backends`.
-pub(super) fn fill(backends: &[Order], size: u32) -> Box<[u16]> {
-    let mut table = vec![NO_BACKEND; size as usize].into_boxed_slice();
-    if backends.is_empty() {
-        return table;
+/// A table of `size` entries (a prime), each the slot of one of `backends`. It is made where it stays:
+/// most of what a pool of many services costs is memory seen for the first time.
+pub(super) fn fill(backends: &[Order], size: u32) -> Arc<[u16]> {
+    let mut table: Arc<[u16]> = std::iter::repeat_n(NO_BACKEND, size as usize).collect();
+    // Nobody else has it yet.
+    if let Some(entries) = Arc::get_mut(&mut table)
+        && !backends.is_empty()
+    {
+        fill_in(backends, size, entries);
     }
+    table
+}
+
+fn fill_in(backends: &[Order], size: u32, table: &mut [u16]) {
     let mut orders = backends.to_vec();
     let mut calendar = Calendar::new(backends.iter().map(|order| order.weight));
     let mut taken = Taken::none_of(size);
@@ -47,7 +59,7 @@ pub(super) fn fill(backends: &[Order], size: u32) -> Box<[u16]> {
                 taken.first_free::<8>(*order, size)
             };
             taken.take(entry);
-            table[entry as usize] = backend;
+            table[entry as usize] = order.slot;
             order.offset = wrapped(entry + order.skip, size);
             left -= 1;
         }
@@ -55,13 +67,13 @@ pub(super) fn fill(backends: &[Order], size: u32) -> Box<[u16]> {
     let mut free = taken.free(size);
     while !free.is_empty() {
         for backend in turns.drain(..) {
-            if let Some(at) = earliest(&free, orders[usize::from(backend)], size) {
-                table[free.swap_remove(at) as usize] = backend;
+            let order = orders[usize::from(backend)];
+            if let Some(at) = earliest(&free, order, size) {
+                table[free.swap_remove(at) as usize] = order.slot;
             }
         }
         calendar.next_round(&mut turns);
     }
-    table
 }
 
 /// How many entries are few: so many that asking each of them costs what looking for one does.
@@ -155,7 +167,17 @@ mod tests {
             offset,
             skip,
             weight,
+            slot: 0,
         }
+    }
+
+    /// A table whose entries are the backends' places.
+    fn filled(backends: &[Order], size: u32) -> Vec<u16> {
+        let places = backends.iter().zip(0..);
+        let backends: Vec<Order> = places
+            .map(|(order, slot)| Order { slot, ..*order })
+            .collect();
+        fill(&backends, size).to_vec()
     }
 
     /// The paper's pseudocode (NSDI 2016, section 3.4), an entry at a time.
@@ -188,9 +210,9 @@ mod tests {
     #[test]
     fn the_papers_example_table_comes_out() {
         let all = [order(3, 4, 1), order(0, 2, 1), order(3, 1, 1)];
-        assert_eq!(*fill(&all, 7), [1, 0, 1, 0, 2, 2, 0]);
+        assert_eq!(filled(&all, 7), [1, 0, 1, 0, 2, 2, 0]);
         // After B1 has left, B2 is the second of two.
-        assert_eq!(*fill(&[all[0], all[2]], 7), [0, 0, 0, 0, 1, 1, 1]);
+        assert_eq!(filled(&[all[0], all[2]], 7), [0, 0, 0, 0, 1, 1, 1]);
     }
 
     #[test]
@@ -215,7 +237,7 @@ mod tests {
                 .iter()
                 .map(|(offset, skip, weight)| order(offset % size, skip % (size - 1) + 1, *weight))
                 .collect();
-            prop_assert_eq!(fill(&backends, size).to_vec(), plain(&backends, size));
+            prop_assert_eq!(filled(&backends, size), plain(&backends, size));
         }
     }
 }

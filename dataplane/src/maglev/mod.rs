@@ -13,6 +13,7 @@ mod fill;
 use fill::{Order, fill};
 use siphasher::sip128::{Hash128, Hasher128, SipHasher24};
 use std::hash::Hasher;
+use std::sync::Arc;
 
 /// The default number of entries: the smaller size of the paper's evaluation.
 pub const DEFAULT_SIZE: u32 = 65_537;
@@ -43,23 +44,18 @@ fn order(member: &Member, size: u32) -> Order {
         offset: (h1 % u64::from(size)) as u32,
         skip: (h2 % u64::from(size - 1)) as u32 + 1,
         weight: member.weight,
+        slot: member.slot,
     }
 }
 
 /// Builds a table of `size` entries (a prime), each the slot of one of `members`, or
 /// [`NO_BACKEND`] throughout when none has weight.
 #[must_use]
-pub fn build(members: &[Member], size: u32) -> Box<[u16]> {
+pub fn build(members: &[Member], size: u32) -> Arc<[u16]> {
     let mut members: Vec<&Member> = members.iter().filter(|member| member.weight > 0).collect();
     members.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let orders: Vec<Order> = members.iter().map(|member| order(member, size)).collect();
-    let mut table = fill(&orders, size);
-    for entry in &mut table {
-        *entry = members
-            .get(usize::from(*entry))
-            .map_or(NO_BACKEND, |member| member.slot);
-    }
-    table
+    fill(&orders, size)
 }
 
 #[cfg(test)]
@@ -124,7 +120,7 @@ mod tests {
             let after = build(&rest, DEFAULT_SIZE);
             let moved = before
                 .iter()
-                .zip(&after)
+                .zip(after.iter())
                 .filter(|(old, new)| usize::from(**old) != removed && old != new)
                 .count();
             assert!(

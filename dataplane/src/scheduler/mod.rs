@@ -311,7 +311,7 @@ pub(crate) mod tests {
                 slot,
             })
             .collect();
-        let table: Arc<[u16]> = crate::maglev::build(&named, 251).into();
+        let table = crate::maglev::build(&named, 251);
         vec![
             Scheduler::new(How::Table(table), members(limits), Key::Flow),
             Scheduler::new(
