@@ -26,6 +26,8 @@ const LISTEN: &str = "127.0.0.1:9100";
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest window: with two scrapes in it.
 const WINDOW: Duration = Duration::from_secs(2);
+/// Pairs of windows a repetition: what is looked for is smaller than what two windows differ by anyway.
+const PAIRS: usize = 4;
 /// How long a scrape may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Flows of the load: as many as a worker's second-level cache does not hold.
@@ -59,7 +61,7 @@ pub fn measure(settings: &Settings) -> Result<Vec<Record>, Failure> {
         ("scraped every second, 1 packet in 1,000 captured", true),
     ] {
         let (mut alone, mut watched, mut costs) = (Vec::new(), Vec::new(), Vec::new());
-        for repetition in 0..settings.repetitions {
+        for repetition in 0..settings.repetitions * PAIRS {
             let mut pair = [0.0; 2];
             let order = if repetition % 2 == 0 { [0, 1] } else { [1, 0] };
             for place in order {
