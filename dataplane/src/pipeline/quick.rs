@@ -1,18 +1,18 @@
 //! Stage 4 for nearly every packet, done as soon as its backend is known and its notes are in
-//! registers: an ordinary packet of `dsr-l2` or `nat` to a hop that is resolved.
+//! registers: an ordinary packet of any mode but `full-nat` to a hop that is resolved.
 //!
-//! Whatever is unusual about a packet, [`Quick`] leaves it as it is, for `rewrite` to take up; so there
-//! is no reason to drop a packet here, and nothing that needs an outcome.
+//! Whatever is unusual about a packet, [`Quick`] leaves it as it is, for `rewrite` to take up. Where a
+//! tunnel finds no room for its headers it is too late for that: such a packet is told to be dropped.
 
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
 use weir_engine::wire::tcp::flags;
-use weir_shm::counters;
+use weir_shm::counters::{self, DropReason};
 
 use super::Snapshot;
 use super::lane::{Lane, Verdict};
 use crate::adjacency::{Adjacency, Exit};
-use crate::forward::{Mode, nat};
+use crate::forward::{Mode, Steered, nat};
 use crate::parse::Packet;
 use crate::service::{Backend, Services};
 
@@ -75,7 +75,8 @@ impl<'a> Quick<'a> {
         let done = match backend.mode {
             Mode::DsrL2 => address(data, exit),
             Mode::Nat => nat::quickly_to_backend(data, packet, backend) && address(data, exit),
-            Mode::Tunnel | Mode::DsrDscp | Mode::FullNat => false,
+            Mode::Tunnel | Mode::DsrDscp => return self.changed(frame, lane, backend, exit),
+            Mode::FullNat => false,
         };
         if done {
             let bytes = data.len() as u64;
@@ -83,6 +84,36 @@ impl<'a> Quick<'a> {
             self.counters.add_packet(first + counters::PACKETS, bytes);
             self.count(backend.service, bytes);
             self.send(lane, exit.port);
+        }
+    }
+
+    /// Hot: rewrites a client's packet where its mode takes more than a few fields. A function of its
+    /// own, so that the modes which take less keep their registers.
+    #[inline(never)]
+    fn changed<B: Buffer>(
+        &mut self,
+        frame: &mut B,
+        lane: &mut Lane,
+        backend: &Backend,
+        exit: &Exit,
+    ) {
+        let bytes = frame.len() as u64;
+        let steered = Steered {
+            packet: &lane.packet,
+            hash: lane.hash,
+            backend,
+            services: self.services,
+        };
+        let changed = backend.mode.forward(frame, &steered);
+        if let Err(reason) = changed {
+            lane.verdict = Verdict::Drop(reason);
+        } else if address(frame.data_mut(), exit) {
+            let first = backend.counters as usize;
+            self.counters.add_packet(first + counters::PACKETS, bytes);
+            self.count(backend.service, bytes);
+            self.send(lane, exit.port);
+        } else {
+            lane.verdict = Verdict::Drop(DropReason::Runt);
         }
     }
 
