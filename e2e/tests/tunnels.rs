@@ -14,7 +14,7 @@ use weir_e2e::namespace::Namespace;
 use weir_e2e::nginx::Nginx;
 use weir_e2e::process::capture;
 use weir_e2e::transfer::{Echo, tcp_round_trip, udp_round_trips};
-use weir_e2e::{Result, ensure, host, sockets};
+use weir_e2e::{Result, ensure, host, sockets, wait};
 
 /// Modes with their keys; each has ports of its own.
 const TUNNELS: [(&str, &str); 6] = [
@@ -158,6 +158,61 @@ fn a_web_server_behind_each_tunnel_answers_the_client_directly() -> Result {
         }
         weir.terminate()?;
     }
+    Ok(())
+}
+
+/// Waits until the only backend of each service is in this state.
+fn await_state(weir: &Daemon, services: &[String], wanted: &str) -> Result {
+    let states = || -> Result<Vec<String>> {
+        let state = |service: &String| {
+            let listed = weir.ctl_json(&["backend", "list", service])?;
+            Ok(format!("{}", listed[0]["state"]))
+        };
+        services.iter().map(state).collect()
+    };
+    let wanted = format!("\"{wanted}\"");
+    let reached = wait::until_true(
+        &format!("{services:?} to be {wanted}"),
+        Duration::from_secs(15),
+        || states().is_ok_and(|states| states.iter().all(|state| *state == wanted)),
+    );
+    if reached.is_err() {
+        println!(
+            "{:?}\n{}",
+            states()?,
+            weir.ctl(&["events", "--last", "20"])?
+        );
+    }
+    reached
+}
+
+#[test]
+fn checks_go_through_the_tunnel_to_the_vip() -> Result {
+    if !host::ready()? {
+        return Ok(());
+    }
+    let lab = Lab::new(Arms::One, 1)?;
+    let _nginx = Nginx::start(&lab.backends[0], lab.dir(), "b1")?;
+    let name = instance();
+    let health = "[service.health]\nkind = \"http\"\ninterval = \"200ms\"\ntimeout = \"200ms\"\nfall = 2\nrise = 2\n";
+    let (mut text, mut services) = (Config::one_armed(&name).text(), Vec::new());
+    for (number, mode) in TUNNELS.into_iter().enumerate() {
+        for (family, vip, to) in [("4", DSR_VIP4, backend4(1)), ("6", DSR_VIP6, backend6(1))] {
+            let name = format!("web-{number}-{family}");
+            text += &service(&name, "tcp", vip, port(number, false), mode, &[to]);
+            text += &format!("{health}port = 80\n");
+            services.push(name);
+        }
+    }
+    let mut weir = Daemon::start(&lab.balancer, lab.dir(), &name, &text)?;
+    // The server runs all the while; only the tunnel's other end comes and goes. The only backend of a
+    // service that is down lets the service fail open.
+    await_state(&weir, &services, "fail-open")?;
+    let peer = Decapsulator::start(&lab.backends[0])?;
+    await_state(&weir, &services, "up")?;
+    drop(peer);
+    await_state(&weir, &services, "fail-open")?;
+    weir.terminate()?;
     Ok(())
 }
 
