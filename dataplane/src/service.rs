@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use weir_engine::wire::checksum::Folded;
+use weir_engine::wire::checksum::{Delta, Folded};
 use weir_engine::wire::protocol;
 use weir_shm::counters::DropReason;
 use weir_shm::model::{ClientAddress, Ping, TunnelSource};
@@ -103,9 +103,8 @@ impl Default for Backend {
     }
 }
 
-/// What putting a backend's address and port in place of the VIP's adds to checksums: the same for
-/// every packet, so it is summed up once (RFC 1624, equation 3). Putting the VIP back is the
-/// complement.
+/// What other addresses and ports add to checksums: the same for every packet of a `nat` backend or a
+/// `full-nat` session, so it is summed up once (RFC 1624, equation 3). The way back is the complement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Change {
     /// Of the addresses alone, with one off the TTL: for the IPv4 header.
@@ -116,6 +115,59 @@ pub struct Change {
     pub network_back: Folded,
     /// As `transport`, of the way back.
     pub transport_back: Folded,
+}
+
+impl Change {
+    /// Of packets to a backend whose addresses and ports change from the first to the second of each
+    /// pair.
+    #[must_use]
+    pub fn new(addresses: &[(Addr, Addr)], ports: &[(u16, u16)]) -> Self {
+        let (mut forth, mut back) = (Delta::none(), Delta::none());
+        for (old, new) in addresses {
+            // An IPv4 address is one with nothing behind it.
+            let (old, new) = (old.to_v6(), new.to_v6());
+            (forth, back) = (forth.word128(&old, &new), back.word128(&new, &old));
+        }
+        // One off the TTL, which lies in front of the protocol.
+        let hop = Delta::none().word16([1, 0], [0, 0]);
+        let network = (forth.and(hop), back.and(hop));
+        for (old, new) in ports {
+            let (old, new) = (old.to_be_bytes(), new.to_be_bytes());
+            (forth, back) = (forth.word16(old, new), back.word16(new, old));
+        }
+        Self {
+            network: network.0.into(),
+            transport: forth.into(),
+            network_back: network.1.into(),
+            transport_back: back.into(),
+        }
+    }
+
+    /// As 64 bits, to be kept.
+    #[must_use]
+    pub fn to_bits(self) -> u64 {
+        [
+            self.network,
+            self.transport,
+            self.network_back,
+            self.transport_back,
+        ]
+        .iter()
+        .rev()
+        .fold(0, |bits, change| bits << 16 | u64::from(change.to_bits()))
+    }
+
+    /// Hot: what [`Change::to_bits`] gave.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self {
+            network: Folded::from_bits(bits as u16),
+            transport: Folded::from_bits((bits >> 16) as u16),
+            network_back: Folded::from_bits((bits >> 32) as u16),
+            transport_back: Folded::from_bits((bits >> 48) as u16),
+        }
+    }
 }
 
 /// What a `full-nat` service has beyond others.

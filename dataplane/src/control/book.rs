@@ -577,15 +577,14 @@ fn line(
     port: u16,
 ) -> Backend {
     let version = Version::of(&address);
-    let port = port.to_be_bytes();
     let ports = match service.port {
-        PortMatch::Exact(vip) => Some((vip.to_be_bytes(), port)),
-        PortMatch::Range(..) | PortMatch::Any => None,
+        PortMatch::Exact(vip) => vec![(vip, port)],
+        PortMatch::Range(..) | PortMatch::Any => Vec::new(),
     };
     let vip = service.vip.address();
     // Between families nothing is added up beforehand.
     let change = if vip.is_ipv4() == address.is_ipv4() {
-        Change::new(version, vip.into(), address.into(), ports)
+        Change::new(&[(vip.into(), address.into())], &ports)
     } else {
         Change::default()
     };
@@ -595,7 +594,7 @@ fn line(
         hop: 0,
         counters: counters::backend_base(number) as u32,
         change,
-        port,
+        port: port.to_be_bytes(),
         version,
         mode: service.forwarding.into(),
         profile,

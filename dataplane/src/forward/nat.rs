@@ -4,15 +4,16 @@
 //! backend address and port (a static map), never by flow, so that any worker may handle them. TTL
 //! goes down by one in both directions: weir is a router here (RFC 1812, section 5.3.1; RFC 3022).
 //! Checksums are updated, never recomputed: a packet that was damaged before stays damaged. What
-//! the update adds is the same for all packets of a backend, and known beforehand ([`Change`]).
+//! the update adds is the same for all packets of a backend, and known beforehand
+//! ([`crate::service::Change`]).
 
-use weir_engine::wire::checksum::{Delta, Folded};
+use weir_engine::wire::checksum::Folded;
 use weir_engine::wire::{ipv4, ipv6, protocol, tcp, udp};
 use weir_shm::counters::DropReason;
 
 use crate::address::{Addr, Version};
 use crate::parse::Packet;
-use crate::service::{Backend, Change, Service};
+use crate::service::{Backend, Service};
 
 /// One end of a packet: its source or its destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,35 +22,6 @@ pub enum End {
     Source,
     /// Where it goes.
     Destination,
-}
-
-impl Change {
-    /// Of the change from a VIP to a backend's address, and from one port to another; ports are
-    /// zero where the packet's stays.
-    #[must_use]
-    pub fn new(version: Version, vip: Addr, to: Addr, ports: Option<([u8; 2], [u8; 2])>) -> Self {
-        let delta = |old: Addr, new: Addr, ports: Option<([u8; 2], [u8; 2])>| {
-            let addresses = match version {
-                Version::V4 => Delta::none().word32(old.to_v4(), new.to_v4()),
-                Version::V6 => Delta::none().word128(&old.to_v6(), &new.to_v6()),
-            };
-            let transport = match ports {
-                Some((old, new)) => addresses.word16(old, new),
-                None => addresses,
-            };
-            // One off the TTL, which lies in front of the protocol.
-            let network = addresses.word16([1, 0], [0, 0]);
-            (Folded::from(network), Folded::from(transport))
-        };
-        let (network, transport) = delta(vip, to, ports);
-        let (network_back, transport_back) = delta(to, vip, ports.map(|(vip, to)| (to, vip)));
-        Self {
-            network,
-            transport,
-            network_back,
-            transport_back,
-        }
-    }
 }
 
 /// Hot: a client's packet, to `backend`.

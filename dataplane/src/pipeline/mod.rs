@@ -407,14 +407,14 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, '_, B, S> {
         }
         let mut quick = Quick::new(snapshot, counters, tap.is_some());
         steer::all(width, now, conntrack, chooser, &mut quick, burst, lanes);
+        if let Some(sessions) = &services.sessions {
+            sessions::all(services, sessions, by.worker, now, &mut quick, burst, lanes);
+        }
         if let Some(port) = quick.end(burst.len()) {
             if !burst.is_empty() {
                 sink.send_burst(port, burst);
             }
             return bytes;
-        }
-        if let Some(sessions) = &services.sessions {
-            sessions::all(services, sessions, by.worker, now, counters, burst, lanes);
         }
         if let Some(tap) = &mut tap {
             tap.copy(burst, lanes);

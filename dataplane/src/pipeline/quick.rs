@@ -1,5 +1,5 @@
-//! Stage 4 for nearly every packet, done as soon as its backend is known and its notes are in
-//! registers: an ordinary packet of any mode but `full-nat` to a hop that is resolved.
+//! Stage 4 for nearly every packet, done as soon as its backend or its session is known and its notes
+//! are in registers: an ordinary packet to a hop that is resolved.
 //!
 //! Whatever is unusual about a packet, [`Quick`] leaves it as it is, for `rewrite` to take up. Where a
 //! tunnel finds no room for its headers it is too late for that: such a packet is told to be dropped.
@@ -12,9 +12,11 @@ use weir_shm::counters::{self, DropReason};
 use super::Snapshot;
 use super::lane::{Lane, Verdict};
 use crate::adjacency::{Adjacency, Exit};
+use crate::forward::full_nat::{self, Ends};
 use crate::forward::{Mode, Steered, nat};
 use crate::parse::Packet;
 use crate::service::{Backend, Services};
+use crate::session::{Record, Sessions};
 
 /// Packets that leave at once, and what is counted of them.
 pub struct Quick<'a> {
@@ -140,6 +142,64 @@ impl<'a> Quick<'a> {
             && address(data, exit)
         {
             self.count(backend.service | BACK, data.len() as u64);
+            self.send(lane, exit.port);
+        }
+    }
+
+    /// Hot: rewrites a client's packet for the backend of its session, unless there is more to it.
+    #[inline(always)]
+    pub fn to_session<B: Buffer>(
+        &mut self,
+        frame: &mut B,
+        lane: &mut Lane,
+        sessions: &Sessions,
+        record: Record<'_>,
+    ) {
+        let packet = &lane.packet;
+        if let Some(backend) = self.services.backends.get(lane.backend as usize)
+            && let Some(exit) = self.exits.get(backend.hop as usize)
+            && let Some(own) = sessions.address(record.snat_address())
+            && packet.ip_len <= exit.mtu
+            && packet.tag.is_none()
+            && packet.tcp_flags & flags::SYN == 0
+            && record.is_plain()
+            && let ends = Ends::of(own.address, record.snat_port(), record.backend())
+            && let change = record.change()
+            && let data = frame.data_mut()
+            && full_nat::translate_quickly(data, packet, &ends, change.network, change.transport)
+            && address(data, exit)
+        {
+            let bytes = data.len() as u64;
+            let first = backend.counters as usize;
+            self.counters.add_packet(first + counters::PACKETS, bytes);
+            self.count(lane.service, bytes);
+            self.send(lane, exit.port);
+        }
+    }
+
+    /// Hot: rewrites a backend's answer for the client of its session, unless there is more to it.
+    #[inline(always)]
+    pub fn from_session<B: Buffer>(&mut self, frame: &mut B, lane: &mut Lane, record: Record<'_>) {
+        let packet = &lane.packet;
+        if record.is_plain()
+            && packet.tag.is_none()
+            && packet.tcp_flags & (flags::SYN | flags::RST) == 0
+            && let client = record.client()
+            && let Some(hop) = self.adjacency.hop_toward(client.version, client.address)
+            && let Some(exit) = self.exits.get(hop as usize)
+            && packet.ip_len <= exit.mtu
+            && let vip = record.vip()
+            && let ends = Ends::of(vip.address, vip.port, client)
+            && let change = record.change()
+            && let (network, transport) = (change.network_back, change.transport_back)
+            && let data = frame.data_mut()
+            && full_nat::translate_quickly(data, packet, &ends, network, transport)
+            && address(data, exit)
+        {
+            let bytes = data.len() as u64;
+            let first = record.service_counters() as usize;
+            (self.counters).add_packet(first + counters::RETURN_PACKETS, bytes);
+            self.sent += 1;
             self.send(lane, exit.port);
         }
     }

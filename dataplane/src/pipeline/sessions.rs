@@ -12,6 +12,7 @@ use weir_shm::counters::{self, DropReason};
 
 use super::lane::{Lane, Verdict};
 use super::look_up;
+use super::quick::Quick;
 use crate::address::Version;
 use crate::conntrack::Tick;
 use crate::forward::{Mode, telling};
@@ -61,20 +62,22 @@ struct Finding<'a> {
     counters: &'a CounterWriter,
 }
 
-/// Hot: finds or opens each packet's session.
+/// Hot: finds or opens each packet's session. Packets of sessions leave by `quick` at once where
+/// nothing about them is unusual.
 #[inline(never)]
 pub fn all<B: Buffer>(
     services: &Services,
     sessions: &Sessions,
     worker: u16,
     now: Tick,
-    counters: &CounterWriter,
-    burst: &[B],
+    quick: &mut Quick<'_>,
+    burst: &mut [B],
     lanes: &mut [Lane],
 ) {
     let Some(table) = sessions.table(worker.into()) else {
         return;
     };
+    let counters = quick.counters;
     table.step(sessions, now);
     let finding = Finding {
         services,
@@ -102,13 +105,19 @@ pub fn all<B: Buffer>(
     if !any {
         return;
     }
-    for (frame, lane) in burst.iter().zip(lanes) {
+    for (frame, lane) in burst.iter_mut().zip(lanes) {
         match lane.verdict {
             Verdict::Forward | Verdict::Steered if is_full_nat(services, lane) => {
-                finding.client(frame.data(), lane);
+                if let Some(record) = finding.client(frame.data(), lane) {
+                    quick.to_session(frame, lane, sessions, record);
+                }
             }
             Verdict::Reset if is_full_nat(services, lane) => finding.spare(lane),
-            Verdict::Answer => finding.answer(lane),
+            Verdict::Answer => {
+                if let Some(record) = finding.answer(lane) {
+                    quick.from_session(frame, lane, record);
+                }
+            }
             _ => {}
         }
     }
@@ -139,7 +148,7 @@ pub fn alone(
     }
 }
 
-impl Finding<'_> {
+impl<'a> Finding<'a> {
     /// An answer's session by its port, or the worker that owns the port.
     #[inline]
     fn whose(&self, lane: &mut Lane) {
@@ -156,9 +165,10 @@ impl Finding<'_> {
         lane.session = session.unwrap_or(NOBODY);
     }
 
-    /// A backend's answer, or something else to an address of weir's.
+    /// A backend's answer, whose session's record this gives, or something else to an address of
+    /// weir's.
     #[inline]
-    fn answer(&self, lane: &mut Lane) {
+    fn answer(&self, lane: &mut Lane) -> Option<Record<'a>> {
         let packet = &lane.packet;
         let found = self.table.record(lane.session).filter(|record| {
             let from = Side {
@@ -176,6 +186,7 @@ impl Finding<'_> {
             }
             None => self.not_a_session(lane),
         }
+        found
     }
 
     /// What the packet would be if its destination were not weir's to speak from.
@@ -190,9 +201,9 @@ impl Finding<'_> {
         }
     }
 
-    /// A client's packet: its session, or a new one.
+    /// A client's packet: its session, whose record this gives, or a new one.
     #[inline]
-    fn client(&self, frame: &[u8], lane: &mut Lane) {
+    fn client(&self, frame: &[u8], lane: &mut Lane) -> Option<Record<'a>> {
         let known = self.table.record(lane.session);
         if known.is_none_or(|record| record.fingerprint() != lane.hash.fingerprint) {
             lane.session = self.table.find(lane.hash).unwrap_or(NOBODY);
@@ -204,9 +215,10 @@ impl Finding<'_> {
             self.table
                 .heard_client(lane.session, record, flags, self.now);
             lane.verdict = Verdict::Session;
-            return;
+            return Some(record);
         }
         self.open(frame, lane);
+        None
     }
 
     /// A packet that is to be reset since conntrack does not know its flow: a session knows better.

@@ -8,8 +8,8 @@
 //! | 3 | first sequence number 32, inserted bytes 16, backend's port 16 | |
 //! | 4 | backend's address | client's port 16, VIP's port 16, service's counters 32 |
 //! | 5 | | backend's first sequence number 32, place on the wheel 32 |
-//! | 6 | neighbours on the wheel: before 32, after 32 | time-outs: established 32, closing 32 |
-//! | 7 | state 8, flags 8, protocol 8, nothing 8, bucket 32 | nothing |
+//! | 6 | what checksums change by, 16 each | time-outs: established 32, closing 32 |
+//! | 7 | state 8, flags 8, protocol 8, nothing 8, bucket 32 | neighbours on the wheel: before 32, after 32 |
 //!
 //! Numbers stand from the low bits up.
 
@@ -20,6 +20,7 @@ use weir_engine::memory::CacheLine;
 use super::tcp::State;
 use crate::address::{Addr, Version};
 use crate::conntrack::Tick;
+use crate::service::Change;
 
 /// Bits of [`Record::flags`].
 pub mod flag {
@@ -257,20 +258,42 @@ impl<'a> Record<'a> {
         (times as u32, (times >> 32) as u32)
     }
 
+    /// What its packets' checksums change by.
+    #[inline]
+    #[must_use]
+    pub fn change(&self) -> Change {
+        Change::from_bits(self.hot[6].load(Relaxed))
+    }
+
+    pub(super) fn set_change(&self, change: Change) {
+        self.hot[6].store(change.to_bits(), Relaxed);
+    }
+
+    /// Whether its packets become others of the same family, and nothing is told of the client.
+    #[inline]
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        const BOTH: u8 = flag::CLIENT_V6 | flag::BACKEND_V6;
+        let flags = self.flags();
+        (flags & BOTH == 0 || flags & BOTH == BOTH)
+            && flags & flag::TELLING == 0
+            && self.inserted() == 0
+    }
+
     pub(super) fn before(&self) -> u32 {
-        self.hot[6].load(Relaxed) as u32
+        self.cold[7].load(Relaxed) as u32
     }
 
     pub(super) fn after(&self) -> u32 {
-        (self.hot[6].load(Relaxed) >> 32) as u32
+        (self.cold[7].load(Relaxed) >> 32) as u32
     }
 
     pub(super) fn set_before(&self, session: u32) {
-        set_bits(&self.hot[6], 0, 32, u64::from(session));
+        set_bits(&self.cold[7], 0, 32, u64::from(session));
     }
 
     pub(super) fn set_after(&self, session: u32) {
-        set_bits(&self.hot[6], 32, 32, u64::from(session));
+        set_bits(&self.cold[7], 32, 32, u64::from(session));
     }
 
     pub(super) fn wheel_slot(&self) -> u32 {

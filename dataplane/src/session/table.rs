@@ -10,8 +10,10 @@ use super::lookup::Lookup;
 use super::record::{Record, Side, flag};
 use super::tcp::{self, State};
 use super::wheel::{NOBODY, Wheel};
+use crate::address::Addr;
 use crate::conntrack::Tick;
 use crate::flow::FlowHash;
+use crate::service::Change;
 
 /// Sessions that one step of expiry looks at.
 const STEP: usize = 16;
@@ -210,7 +212,9 @@ impl Table {
             self.put_free(session);
             return Err(Exhausted::Sessions);
         };
+        let own = sessions.address(number).map(|own| (own.address, port));
         write(record, opening, now, number, port, bucket);
+        record.set_change(change(opening, own.unwrap_or_default()));
         self.wheel
             .hang(session, record.timeout(), now, |other| self.record(other));
         if let Some(live) = self.head(2) {
@@ -366,6 +370,20 @@ fn take_port(
     })
 }
 
+/// What the packets of a session that speaks from `own` change by.
+fn change(opening: &Opening<'_>, own: (Addr, u16)) -> Change {
+    let Opening {
+        client,
+        vip,
+        backend,
+        ..
+    } = opening;
+    Change::new(
+        &[(client.address, own.0), (vip.address, backend.address)],
+        &[(client.port, own.1), (vip.port, backend.port)],
+    )
+}
+
 fn write(
     record: Record<'_>,
     opening: &Opening<'_>,
@@ -404,7 +422,7 @@ fn write(
         ),
         backend.address.0[0],
         backend.address.0[1],
-        pack(NOBODY, NOBODY),
+        0,
         pack(kind, bucket),
     ];
     let cold = [
@@ -415,7 +433,7 @@ fn write(
         pack(ports(client.port, vip.port), opening.service_counters),
         0,
         pack(times.established, times.closing),
-        0,
+        pack(NOBODY, NOBODY),
     ];
     for (word, value) in record
         .hot

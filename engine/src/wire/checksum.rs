@@ -146,6 +146,20 @@ impl From<Delta> for Folded {
 }
 
 impl Folded {
+    /// As 16 bits, to be kept.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_bits(self) -> u16 {
+        self.0
+    }
+
+    /// What [`Folded::to_bits`] gave.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
     /// The checksum after the change: RFC 1624, equation 3.
     #[inline(always)]
     #[must_use]
