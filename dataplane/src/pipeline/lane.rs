@@ -50,6 +50,8 @@ pub enum Verdict {
     Forward,
     /// As `Forward`, its backend chosen already.
     Steered,
+    /// Kept from being steered for now, for a capture to look at.
+    Apart,
     /// A backend's answer.
     Return,
     /// A client's packet to a `full-nat` service, its session found or opened.
@@ -91,6 +93,12 @@ pub struct Places(pub u32);
 const _: () = assert!(BURST <= u32::BITS as usize);
 
 impl Places {
+    /// Whether this lane is one of them.
+    #[inline(always)]
+    pub const fn has(self, place: u32) -> bool {
+        self.0 >> (place % u32::BITS) & 1 != 0
+    }
+
     /// Hot: the lanes themselves.
     #[inline(always)]
     pub fn of(self, lanes: &mut [Lane]) -> impl Iterator<Item = &mut Lane> {

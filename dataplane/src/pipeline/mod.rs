@@ -48,7 +48,7 @@ use crate::parse::{Accepts, Filter};
 use crate::service::Services;
 use aside::{Aside, Why};
 use choose::Chooser;
-use lane::Lanes;
+use lane::{Lanes, Places};
 use look_up::LookUp;
 use part::Asides;
 use quick::Quick;
@@ -399,16 +399,23 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, '_, B, S> {
         if let Some(tap) = &mut tap {
             tap.look(self.hasher, now, conntrack, lanes);
         }
+        let mut quick = Quick::new(snapshot, counters);
         if services.has_quic {
-            quic::all(services, now, conntrack, chooser, counters, burst, lanes);
+            let apart = tap.as_ref().map_or(Places(0), |tap| tap.wanted());
+            quic::all(now, conntrack, chooser, apart, &mut quick, burst, lanes);
         }
         if let Some(sessions) = &services.sessions {
             sessions::ask(services, sessions, by.worker, lanes);
         }
-        let mut quick = Quick::new(snapshot, counters, tap.is_some());
+        // What a capture wants does not leave at once: it is copied before it is rewritten.
+        let apart = tap.as_mut().map_or(Places(0), |tap| tap.set_apart(lanes));
         steer::all(width, now, conntrack, chooser, &mut quick, burst, lanes);
+        if let Some(tap) = &tap {
+            tap.put_back(lanes);
+            steer::apart(apart, now, conntrack, chooser, &quick, burst, lanes);
+        }
         if let Some(sessions) = &services.sessions {
-            sessions::all(services, sessions, by.worker, now, &mut quick, burst, lanes);
+            sessions::all(sessions, by.worker, now, apart, &mut quick, burst, lanes);
         }
         if let Some(port) = quick.end(burst.len()) {
             if !burst.is_empty() {

@@ -5,34 +5,35 @@
 //! later packets without such an ID follow; everything else goes as UDP does, by conntrack and then
 //! by the scheduler. Nothing is dropped for what its connection ID says.
 //!
-//! Packets of QUIC services are steered here whole, in their order, and the common stage leaves them
-//! alone: a burst without QUIC services costs one comparison.
+//! Packets of QUIC services are steered here whole, in their order, and leave by `quick` where nothing
+//! about them is unusual; the common stage leaves them alone: a burst without QUIC services costs one
+//! comparison.
 
 use arrayvec::ArrayVec;
 use weir_engine::buffer::Buffer;
-use weir_engine::counters::CounterWriter;
 use weir_engine::wire::{protocol, udp};
 
 use super::BURST;
 use super::choose::Chooser;
-use super::lane::{Lane, Verdict};
+use super::lane::{Lane, Places, Verdict};
+use super::quick::Quick;
 use super::steer::Steering;
 use crate::conntrack::{Conntrack, Tick};
 use crate::parse::Packet;
 use crate::quic::Burst;
-use crate::service::Services;
 
-/// Hot: steers the packets of QUIC services in a burst.
+/// Hot: steers the packets of QUIC services in a burst; those `apart` stay.
 #[inline(never)]
 pub fn all<B: Buffer>(
-    services: &Services,
     now: Tick,
     conntrack: &mut Conntrack,
     chooser: &mut Chooser,
-    counters: &CounterWriter,
-    burst: &[B],
+    apart: Places,
+    quick: &mut Quick<'_>,
+    burst: &mut [B],
     lanes: &mut [Lane],
 ) {
+    let (services, counters) = (quick.services, quick.counters);
     // All are decoded before the first is looked up, while conntrack's lines come in.
     let mut ours: ArrayVec<(u8, Option<u32>), BURST> = ArrayVec::new();
     let mut sealed: Burst<'_, BURST> = Burst::new();
@@ -55,8 +56,9 @@ pub fn all<B: Buffer>(
     });
     let mut steering = Steering::new(services, now, conntrack, chooser, counters);
     for (place, named) in ours {
+        let stays = apart.has(place.into());
         let place = usize::from(place);
-        let (Some(lane), Some(frame)) = (lanes.get_mut(place), burst.get(place)) else {
+        let (Some(lane), Some(frame)) = (lanes.get_mut(place), burst.get_mut(place)) else {
             continue;
         };
         let named = named.filter(|number| services.keeps(lane.service, *number).is_some());
@@ -64,8 +66,14 @@ pub fn all<B: Buffer>(
             Some(number) => steering.pin(lane, number),
             None => steering.one(lane, frame.data()),
         }
-        if lane.verdict == Verdict::Forward {
-            lane.verdict = Verdict::Steered;
+        if lane.verdict != Verdict::Forward {
+            continue;
+        }
+        lane.verdict = Verdict::Steered;
+        if let Some(backend) = services.backends.get(lane.backend as usize)
+            && !stays
+        {
+            quick.forward(frame, lane, backend);
         }
     }
 }

@@ -23,7 +23,6 @@ pub struct Quick<'a> {
     pub(super) services: &'a Services,
     pub(super) counters: &'a CounterWriter,
     adjacency: &'a Adjacency,
-    /// None of them while a capture looks on, which copies frames before they are rewritten.
     exits: &'a [Exit],
     /// Packets and bytes of one service in one direction, counted when the next packet is
     /// another's: bursts come in runs.
@@ -42,16 +41,12 @@ const BACK: u32 = 1 << 31;
 
 impl<'a> Quick<'a> {
     #[inline(always)]
-    pub fn new(snapshot: &'a Snapshot, counters: &'a CounterWriter, is_watched: bool) -> Self {
+    pub fn new(snapshot: &'a Snapshot, counters: &'a CounterWriter) -> Self {
         Self {
             services: &snapshot.services,
             counters,
             adjacency: &snapshot.adjacency,
-            exits: if is_watched {
-                &[]
-            } else {
-                snapshot.adjacency.exits()
-            },
+            exits: snapshot.adjacency.exits(),
             run: 0,
             packets: 0,
             bytes: 0,
@@ -148,7 +143,7 @@ impl<'a> Quick<'a> {
 
     /// Hot: rewrites a client's packet for the backend of its session, unless there is more to it.
     #[inline(always)]
-    pub fn to_session<B: Buffer>(
+    pub fn forward_session<B: Buffer>(
         &mut self,
         frame: &mut B,
         lane: &mut Lane,
@@ -179,7 +174,12 @@ impl<'a> Quick<'a> {
 
     /// Hot: rewrites a backend's answer for the client of its session, unless there is more to it.
     #[inline(always)]
-    pub fn from_session<B: Buffer>(&mut self, frame: &mut B, lane: &mut Lane, record: Record<'_>) {
+    pub fn give_back_session<B: Buffer>(
+        &mut self,
+        frame: &mut B,
+        lane: &mut Lane,
+        record: Record<'_>,
+    ) {
         let packet = &lane.packet;
         if record.is_plain()
             && packet.tag.is_none()

@@ -99,8 +99,8 @@ fn other<B: Buffer>(
         Verdict::Ours(reason) => Outcome::Aside(Why::Ours(reason)),
         Verdict::Reset => Outcome::Aside(Why::Reset),
         Verdict::Refuse(reason) => Outcome::Aside(Why::Refused(reason)),
-        // Stage 2 leaves none of these.
-        Verdict::Portless => Outcome::Drop(DropReason::UnknownProtocol),
+        // Earlier stages leave none of these.
+        Verdict::Portless | Verdict::Apart => Outcome::Drop(DropReason::UnknownProtocol),
         // No earlier stage is done with a frame.
         Verdict::Sent | Verdict::Done => Outcome::Drop(DropReason::NoBackend),
     }

@@ -10,7 +10,7 @@ use weir_engine::counters::CounterWriter;
 use weir_engine::wire::{protocol, tcp::flags};
 use weir_shm::counters::{self, DropReason};
 
-use super::lane::{Lane, Verdict};
+use super::lane::{Lane, Places, Verdict};
 use super::look_up;
 use super::quick::Quick;
 use crate::address::Version;
@@ -63,13 +63,13 @@ struct Finding<'a> {
 }
 
 /// Hot: finds or opens each packet's session. Packets of sessions leave by `quick` at once where
-/// nothing about them is unusual.
+/// nothing about them is unusual; those `apart` stay.
 #[inline(never)]
 pub fn all<B: Buffer>(
-    services: &Services,
     sessions: &Sessions,
     worker: u16,
     now: Tick,
+    apart: Places,
     quick: &mut Quick<'_>,
     burst: &mut [B],
     lanes: &mut [Lane],
@@ -77,7 +77,7 @@ pub fn all<B: Buffer>(
     let Some(table) = sessions.table(worker.into()) else {
         return;
     };
-    let counters = quick.counters;
+    let (services, counters) = (quick.services, quick.counters);
     table.step(sessions, now);
     let finding = Finding {
         services,
@@ -105,17 +105,22 @@ pub fn all<B: Buffer>(
     if !any {
         return;
     }
-    for (frame, lane) in burst.iter_mut().zip(lanes) {
+    for (place, (frame, lane)) in (0u32..).zip(burst.iter_mut().zip(lanes)) {
+        let stays = apart.has(place);
         match lane.verdict {
             Verdict::Forward | Verdict::Steered if is_full_nat(services, lane) => {
-                if let Some(record) = finding.client(frame.data(), lane) {
-                    quick.to_session(frame, lane, sessions, record);
+                if let Some(record) = finding.client(frame.data(), lane)
+                    && !stays
+                {
+                    quick.forward_session(frame, lane, sessions, record);
                 }
             }
             Verdict::Reset if is_full_nat(services, lane) => finding.spare(lane),
             Verdict::Answer => {
-                if let Some(record) = finding.answer(lane) {
-                    quick.from_session(frame, lane, record);
+                if let Some(record) = finding.answer(lane)
+                    && !stays
+                {
+                    quick.give_back_session(frame, lane, record);
                 }
             }
             _ => {}

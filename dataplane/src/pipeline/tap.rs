@@ -13,7 +13,7 @@ use weir_shm::capture::record::NO_PORT;
 use weir_shm::capture::{Direction, Fate, NOBODY, Record, Why};
 use weir_shm::counters::DropReason;
 
-use super::lane::{Lane, Verdict};
+use super::lane::{Lane, Places, Verdict};
 use super::rewrite::{By, Outcome};
 use super::{BURST, Sink, quic};
 use crate::adjacency::Neighbour;
@@ -41,6 +41,8 @@ struct Note {
     held: Option<Details>,
     /// The backend that its client had.
     pinned: u32,
+    /// What was known of it before it was steered.
+    verdict: Verdict,
 }
 
 const NOTHING: Note = Note {
@@ -52,6 +54,7 @@ const NOTHING: Note = Note {
     copy: None,
     held: None,
     pinned: NOBODY,
+    verdict: Verdict::Forward,
 };
 
 /// A capture's look at one burst; see the module's text.
@@ -61,8 +64,9 @@ pub(super) struct Tap<'a> {
     draft: Draft<'a>,
     by: By,
     unix_ns: u64,
-    /// The frames of the burst that may be wanted, a bit each.
-    wanted: u32,
+    /// The frames of the burst that may be wanted.
+    wanted: Places,
+    /// Of each of those, in order.
     notes: ArrayVec<Note, BURST>,
     /// Those that are set aside, in order: whether they may be wanted.
     asides: ArrayVec<bool, BURST>,
@@ -82,7 +86,7 @@ impl<'a> Tap<'a> {
         let wanted = if capture.filter.takes_all() {
             ring.due(capture.sample(), count)
         } else {
-            u32::MAX
+            u32::MAX.unbounded_shr(u32::BITS.saturating_sub(count as u32))
         };
         (wanted != 0).then(|| Self {
             capture,
@@ -90,14 +94,42 @@ impl<'a> Tap<'a> {
             draft: ring.draft(),
             by,
             unix_ns: capture.now(),
-            wanted,
+            wanted: Places(wanted),
             notes: ArrayVec::new(),
             asides: ArrayVec::new(),
         })
     }
 
-    fn is_wanted(&self, place: usize) -> bool {
-        self.wanted >> (place % 32) & 1 != 0
+    /// The places of the frames that may be wanted.
+    pub const fn wanted(&self) -> Places {
+        self.wanted
+    }
+
+    /// Before packets are steered, when nothing else looks at them before: keeps those that may be
+    /// wanted from leaving at once. Gives their places.
+    #[cold]
+    #[inline(never)]
+    pub fn set_apart(&mut self, lanes: &mut [Lane]) -> Places {
+        for (place, note) in self.wanted.zip(&mut self.notes) {
+            if let Some(lane) = lanes.get_mut(place) {
+                note.verdict = lane.verdict;
+                if let Verdict::Forward | Verdict::Return = lane.verdict {
+                    lane.verdict = Verdict::Apart;
+                }
+            }
+        }
+        self.wanted
+    }
+
+    /// Undoes what [`Tap::set_apart`] did.
+    #[cold]
+    #[inline(never)]
+    pub fn put_back(&self, lanes: &mut [Lane]) {
+        for (place, note) in self.wanted.zip(&self.notes) {
+            if let Some(lane) = lanes.get_mut(place) {
+                lane.verdict = note.verdict;
+            }
+        }
     }
 
     /// Lets the control core have what was captured of the burst.
@@ -110,9 +142,9 @@ impl<'a> Tap<'a> {
     #[inline(never)]
     pub fn look(&mut self, hasher: &FlowHasher, now: Tick, conntrack: &Conntrack, lanes: &[Lane]) {
         let profiles = &self.services.profiles;
-        for (place, lane) in lanes.iter().enumerate() {
+        for lane in self.wanted.filter_map(|place| lanes.get(place)) {
             let mut note = NOTHING;
-            if lane.verdict == Verdict::Forward && self.is_wanted(place) {
+            if lane.verdict == Verdict::Forward {
                 let find = |hash| {
                     conntrack
                         .find(hash, now, profiles)
@@ -139,11 +171,15 @@ impl<'a> Tap<'a> {
     #[inline(never)]
     pub fn copy<B: Buffer>(&mut self, burst: &[B], lanes: &[Lane]) {
         let filter = &self.capture.filter;
-        for (place, (frame, lane)) in burst.iter().zip(lanes).enumerate() {
-            let Some(mut note) = self.notes.get(place).copied() else {
+        for (index, place) in self.wanted.enumerate() {
+            let (Some(frame), Some(lane), Some(mut note)) = (
+                burst.get(place),
+                lanes.get(place),
+                self.notes.get(index).copied(),
+            ) else {
                 return;
             };
-            if !self.is_wanted(place) || is_set_aside(lane.verdict) {
+            if is_set_aside(lane.verdict) {
                 continue;
             }
             self.decided(&mut note, lane, frame.data());
@@ -155,7 +191,7 @@ impl<'a> Tap<'a> {
                     (self.capture).record(self.by.worker, self.by.port, Direction::In, data);
                 note.copy = self.draft.put(&record, self.capture.cut(data));
             }
-            if let Some(kept) = self.notes.get_mut(place) {
+            if let Some(kept) = self.notes.get_mut(index) {
                 *kept = note;
             }
         }
@@ -235,24 +271,31 @@ impl<'a> Tap<'a> {
         let filter = &capture.filter;
         let sample = (!filter.takes_all()).then(|| capture.sample());
         let mut front = self.notes.iter().find_map(|note| note.copy);
-        let mut leaving: ArrayVec<u8, BURST> = ArrayVec::new();
+        let mut leaving: ArrayVec<(u8, u8), BURST> = ArrayVec::new();
+        let mut notes = 0u8..;
         for (place, (frame, lane)) in (0u8..).zip(burst.iter().zip(lanes)) {
-            let Some(note) = self.notes.get(usize::from(place)).copied() else {
+            let wanted = self.wanted.has(place.into());
+            let index = if wanted { notes.next() } else { None };
+            let is_aside = lane.verdict == Verdict::Done
+                && matches!(
+                    lane.outcome,
+                    Some(Outcome::Aside(_) | Outcome::Drop(DropReason::IpTtl))
+                );
+            if is_aside {
+                let _ = self.asides.try_push(wanted);
+                continue;
+            }
+            let Some(index) = index else { continue };
+            let Some(note) = self.notes.get(usize::from(index)).copied() else {
                 break;
             };
-            let wanted = self.is_wanted(place.into());
             let (fate, other, reason) = match (lane.verdict, lane.outcome) {
-                (Verdict::Done, Some(Outcome::Aside(_) | Outcome::Drop(DropReason::IpTtl))) => {
-                    let _ = self.asides.try_push(wanted);
-                    continue;
-                }
                 (Verdict::Done, Some(outcome)) => fate_of(outcome),
                 _ => (Fate::Sent, lane.port, None),
             };
             let is_drop =
                 |drops: crate::capture::Reasons| reason.is_some_and(|reason| drops.has(reason));
-            let matches = wanted
-                && note.matches
+            let matches = note.matches
                 && filter.drops.is_none_or(is_drop)
                 && (note.ends || fate == Fate::Sent && filter.ends(frame.data()))
                 && (filter.by(by.port) || fate == Fate::Sent && filter.by(other));
@@ -274,17 +317,19 @@ impl<'a> Tap<'a> {
                 front = Some(self.draft.move_to(copy, to, &self.filled(record, &note)));
             }
             if fate == Fate::Sent && filter.outgoing && filter.by(other) {
-                let _ = leaving.try_push(place);
+                let _ = leaving.try_push((place, index));
             }
         }
         if let Some(front) = front {
             self.draft.take_back(front);
         }
-        for place in leaving {
+        for (place, index) in leaving {
             let place = usize::from(place);
-            let (Some(frame), Some(lane), Some(note)) =
-                (burst.get(place), lanes.get(place), self.notes.get(place))
-            else {
+            let (Some(frame), Some(lane), Some(note)) = (
+                burst.get(place),
+                lanes.get(place),
+                self.notes.get(usize::from(index)),
+            ) else {
                 break;
             };
             let record = Record {
