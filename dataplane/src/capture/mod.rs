@@ -162,7 +162,9 @@ impl Capture {
             && ring.is_due(self.sample)
         {
             let mut draft = ring.draft();
-            draft.put(record, self.cut(frame));
+            if draft.put(record, self.cut(frame)).is_none() {
+                draft.lose();
+            }
             draft.publish();
         }
     }

@@ -15,6 +15,8 @@ use weir_shm::capture::record::HEAD;
 
 /// Words of a ring: 4 MiB.
 const WORDS: u64 = 1 << 19;
+/// Words that are much to carry.
+const MUCH: u64 = WORDS / 16;
 
 /// The worker's line.
 #[derive(Debug, Default)]
@@ -106,6 +108,12 @@ impl Ring {
         }
     }
 
+    /// The control core's: whether so much waits that it is better taken out soon.
+    #[must_use]
+    pub fn is_filling(&self) -> bool {
+        self.worker.end.load(Relaxed) - self.taken.0.load(Relaxed) >= MUCH
+    }
+
     /// The control core's: takes whole records out, `room` bytes of them at most, and adds them to
     /// `into` as they lie in the file.
     pub fn take(&self, room: usize, into: &mut Vec<u8>) {
@@ -154,12 +162,17 @@ impl Draft<'_> {
         Place(self.at)
     }
 
-    /// Adds a record of a frame, of which `kept` is kept. Without room it is lost, and counted.
+    /// Counts a record that found no room.
+    pub fn lose(&self) {
+        let lost = &self.ring.worker.lost;
+        lost.store(lost.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// Adds a record of a frame, of which `kept` is kept. Without room it is lost, which is for the
+    /// caller to count, as soon as it is known to be wanted.
     pub fn put(&mut self, record: &Record, kept: &[u8]) -> Option<Place> {
         let words = Record::words(record.kept) as u64;
         if self.at + words > self.limit {
-            let lost = &self.ring.worker.lost;
-            lost.store(lost.load(Relaxed) + 1, Relaxed);
             return None;
         }
         let place = Place(self.at);
@@ -264,7 +277,9 @@ mod tests {
         let mut sent = 0u64;
         while ring.lost() == 0 {
             let mut draft = ring.draft();
-            draft.put(&record(1500), &frame);
+            if draft.put(&record(1500), &frame).is_none() {
+                draft.lose();
+            }
             draft.publish();
             sent += 1;
         }

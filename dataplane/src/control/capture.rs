@@ -12,10 +12,12 @@ use crate::capture::{Capture, Filter, Reasons};
 use crate::listeners::network;
 
 /// Reasons that are found where no capture looks any more: behind the packet path, in queues.
-const UNSEEN: [DropReason; 4] = [
+const UNSEEN: [DropReason; 6] = [
     DropReason::TxFull,
     DropReason::ControlQueueFull,
     DropReason::PeerQueueFull,
+    DropReason::KernelQueueFull,
+    DropReason::KernelRefused,
     DropReason::FragmentTimeout,
 ];
 

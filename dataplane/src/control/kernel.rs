@@ -110,8 +110,11 @@ impl<S: BufferSource> Control<S> {
         match passes {
             Some(vlan) => self.ways.push(port, vlan, frame, false),
             None => {
-                let reason = counters::drop_index(DropReason::KernelRate);
-                self.counters.add(reason, 1);
+                let reason = DropReason::KernelRate;
+                self.counters.add(counters::drop_index(reason), 1);
+                if let Some(capture) = &self.capture {
+                    capture.dropped(port, frame, reason);
+                }
             }
         }
     }

@@ -18,6 +18,8 @@ use crate::control::Control;
 
 /// Bytes that are carried in one round.
 const BATCH: usize = 1 << 20;
+/// How often a little is carried; much is carried at once.
+const EVERY: Duration = Duration::from_millis(2);
 /// How often it is looked whether the reader lives.
 const WATCH: Duration = Duration::from_millis(100);
 /// How long workers may take to read that a capture has ended.
@@ -30,6 +32,10 @@ struct Carried {
     /// Packets that were lost when the file says so last.
     lost: u64,
     watched: Instant,
+    /// When something was carried last.
+    last: Instant,
+    /// The ring that is emptied first, each in turn.
+    turn: usize,
     /// When it was told to end.
     ending: Option<Instant>,
 }
@@ -69,6 +75,8 @@ impl Capturing {
                     writer,
                     lost: 0,
                     watched: Instant::now(),
+                    last: Instant::now(),
+                    turn: 0,
                     ending: None,
                 });
                 Answer::Capturing(Begun {
@@ -95,7 +103,7 @@ impl Capturing {
         }
     }
 
-    /// Carries what there is; whether there was anything.
+    /// Carries what there is, where that is much or has waited; whether there may be more by now.
     pub fn carry(&mut self, server: &Server, control: &mut Control<Mempool>) -> bool {
         let Some(carried) = &mut self.carried else {
             return false;
@@ -110,8 +118,9 @@ impl Capturing {
             }
         }
         match moved {
-            Ok(true) => true,
-            Ok(false) => {
+            Ok(Moved::Much) => true,
+            Ok(Moved::Little) => false,
+            Ok(Moved::Nothing) => {
                 let is_over = carried.ending.is_some_and(|since| {
                     control.publisher().waiting() == 0 || since.elapsed() >= LAST
                 });
@@ -136,20 +145,41 @@ impl Capturing {
     }
 }
 
+/// What was carried.
+enum Moved {
+    Nothing,
+    Little,
+    Much,
+}
+
 impl Carried {
-    fn carry(&mut self, scratch: &mut Vec<u8>) -> io::Result<bool> {
+    fn carry(&mut self, scratch: &mut Vec<u8>) -> io::Result<Moved> {
+        let rings = self.capture.rings();
+        // A round of the control core costs its core's neighbour something, and one for each packet of a
+        // sample would be a round after the other.
+        let is_much = rings.iter().any(Ring::is_filling);
+        if !is_much && self.ending.is_none() && self.last.elapsed() < EVERY {
+            return Ok(Moved::Little);
+        }
+        self.last = Instant::now();
         scratch.clear();
         let room = self.writer.room()?.min(BATCH);
-        for ring in self.capture.rings() {
+        let (later, sooner) = rings.split_at(self.turn % rings.len().max(1));
+        self.turn = self.turn.wrapping_add(1);
+        for ring in sooner.iter().chain(later) {
             ring.take(room - scratch.len(), scratch);
         }
         let lost = self.capture.lost();
         if scratch.is_empty() && lost == self.lost {
-            return Ok(false);
+            return Ok(Moved::Nothing);
         }
         self.lost = lost;
         self.writer.write(scratch, lost)?;
-        Ok(!scratch.is_empty())
+        Ok(match scratch.len() {
+            0 => Moved::Nothing,
+            _ if is_much => Moved::Much,
+            _ => Moved::Little,
+        })
     }
 
     /// What no room was found for is lost.

@@ -7,6 +7,7 @@
 
 mod answers;
 mod capturing;
+mod crowd;
 mod kernel;
 pub mod log;
 mod manager;

@@ -22,6 +22,8 @@ use crate::conntrack::Tick;
 use crate::control::Outgoing;
 use crate::pipeline::{BURST, Pipeline, Sink, Snapshot};
 
+use super::crowd;
+
 /// Frames that wait to be sent by one port: what one round can bring at most.
 const OUT: usize = 256;
 /// Rounds after the stop sign in which what lies in the queues is still taken.
@@ -176,7 +178,12 @@ impl Sink<Mbuf> for Leaving {
     }
 
     fn punt(&mut self, port: u16, frame: Mbuf) {
-        self.tell(ToControl::Punt(port, frame));
+        let room = crowd::room(frame.data(), self.to_control.capacity());
+        if self.to_control.len() < room {
+            self.tell(ToControl::Punt(port, frame));
+        } else {
+            self.control_full += 1;
+        }
     }
 
     fn to_kernel(&mut self, port: u16, expected: bool, frame: Mbuf) {

@@ -37,6 +37,8 @@ struct Note {
     ends: bool,
     /// Its copy.
     copy: Option<Place>,
+    /// Whether there was no room for that.
+    lost: bool,
     /// What conntrack held before it was steered.
     held: Option<Details>,
     /// The backend that its client had.
@@ -52,6 +54,7 @@ const NOTHING: Note = Note {
     matches: false,
     ends: false,
     copy: None,
+    lost: false,
     held: None,
     pinned: NOBODY,
     verdict: Verdict::Forward,
@@ -190,6 +193,7 @@ impl<'a> Tap<'a> {
                 let record =
                     (self.capture).record(self.by.worker, self.by.port, Direction::In, data);
                 note.copy = self.draft.put(&record, self.capture.cut(data));
+                note.lost = note.copy.is_none();
             }
             if let Some(kept) = self.notes.get_mut(index) {
                 *kept = note;
@@ -315,6 +319,8 @@ impl<'a> Tap<'a> {
                     ..capture.record(by.worker, by.port, Direction::In, &[])
                 };
                 front = Some(self.draft.move_to(copy, to, &self.filled(record, &note)));
+            } else if note.lost {
+                self.draft.lose();
             }
             if fate == Fate::Sent && filter.outgoing && filter.by(other) {
                 let _ = leaving.try_push((place, index));
@@ -338,7 +344,9 @@ impl<'a> Tap<'a> {
                 ..capture.record(by.worker, lane.port, Direction::Out, frame.data())
             };
             let record = self.filled(record, note);
-            self.draft.put(&record, capture.cut(frame.data()));
+            if self.draft.put(&record, capture.cut(frame.data())).is_none() {
+                self.draft.lose();
+            }
         }
     }
 
@@ -351,11 +359,12 @@ impl<'a> Tap<'a> {
         let start = self.draft.end();
         let By { worker, port } = self.by;
         let record = self.capture.record(worker, port, Direction::In, frame);
-        let copy = (filter.incoming && filter.by(port))
-            .then(|| self.draft.put(&record, self.capture.cut(frame)));
+        let is_shown = filter.incoming && filter.by(port);
+        let copy = is_shown.then(|| self.draft.put(&record, self.capture.cut(frame)));
         Some(Watch {
             start,
             record,
+            lost: u64::from(copy == Some(None)),
             copy: copy.flatten(),
             matches: filter.by(port) && filter.ends(frame),
             fate: None,
@@ -374,7 +383,8 @@ impl<'a> Tap<'a> {
                 unix_ns: self.unix_ns,
                 ..capture.record(self.by.worker, port, Direction::Out, frame)
             };
-            self.draft.put(&record, capture.cut(frame));
+            let put = self.draft.put(&record, capture.cut(frame));
+            watch.lost += u64::from(put.is_none());
         }
         watch.settle((fate, port, None));
     }
@@ -408,6 +418,9 @@ impl<'a> Tap<'a> {
         };
         if !matches || !due() {
             return self.draft.take_back(watch.start);
+        }
+        for _ in 0..watch.lost {
+            self.draft.lose();
         }
         if let Some(copy) = watch.copy {
             let record = Record {
@@ -460,6 +473,8 @@ pub(super) struct Watch {
     start: Place,
     record: Record,
     copy: Option<Place>,
+    /// Records that found no room.
+    lost: u64,
     matches: bool,
     fate: Option<Ending>,
 }
