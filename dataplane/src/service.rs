@@ -429,7 +429,6 @@ impl Services {
     #[inline(never)]
     #[must_use]
     pub fn owner_of_other(&self, packet: &Packet) -> Owner {
-        let version = packet.version;
         if let Some(wide) = &self.wide
             && let Some(service) = wide.service(packet)
         {
@@ -438,13 +437,22 @@ impl Services {
                 _ => Owner::Forward(service),
             };
         }
-        if let Some(sessions) = &self.sessions
-            && (FIRST_PORT..=LAST_PORT).contains(&packet.destination_port())
-            && let Some(address) = sessions.find_address(version, packet.destination)
-        {
-            return Owner::Answer(address);
+        match self.spoken_from(packet) {
+            Some(address) => Owner::Answer(address),
+            None => self.owner_but_for_sessions(packet),
         }
-        self.owner_but_for_sessions(packet)
+    }
+
+    /// Hot: the number of the address that a packet goes to, where `full-nat` sends from it and from
+    /// such a port.
+    #[inline]
+    #[must_use]
+    pub fn spoken_from(&self, packet: &Packet) -> Option<u16> {
+        let sessions = self.sessions.as_ref()?;
+        (FIRST_PORT..=LAST_PORT)
+            .contains(&packet.destination_port())
+            .then(|| sessions.find_address(packet.version, packet.destination))
+            .flatten()
     }
 
     /// Whose packet it is that goes to no VIP and is of no session.

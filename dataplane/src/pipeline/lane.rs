@@ -50,7 +50,7 @@ pub enum Verdict {
     Forward,
     /// As `Forward`, its backend chosen already.
     Steered,
-    /// Kept from being steered for now, for a capture to look at.
+    /// Steered, or an answer, and kept from leaving at once, for a capture to look at.
     Apart,
     /// A backend's answer.
     Return,

@@ -87,6 +87,13 @@ impl<'a> LookUp<'a> {
     /// What goes to no VIP's exact port.
     #[inline(never)]
     fn other(&self, lane: &mut Lane) {
+        if self.services.wide.is_none()
+            && let Some(address) = self.services.spoken_from(&lane.packet)
+        {
+            lane.backend = address.into();
+            lane.verdict = Verdict::Answer;
+            return;
+        }
         lane.verdict = Verdict::Forward;
         match self.services.owner_of_other(&lane.packet) {
             Owner::Forward(service) => self.known(service, lane),

@@ -409,10 +409,12 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, '_, B, S> {
         }
         // What a capture wants does not leave at once: it is copied before it is rewritten.
         let apart = tap.as_mut().map_or(Places(0), |tap| tap.set_apart(lanes));
+        if apart != Places(0) {
+            steer::set_apart(apart, now, conntrack, &quick, lanes);
+        }
         steer::all(width, now, conntrack, chooser, &mut quick, burst, lanes);
         if let Some(tap) = &tap {
             tap.put_back(lanes);
-            steer::apart(apart, now, conntrack, chooser, &quick, burst, lanes);
         }
         if let Some(sessions) = &services.sessions {
             sessions::all(sessions, by.worker, now, apart, &mut quick, burst, lanes);

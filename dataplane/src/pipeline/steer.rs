@@ -15,7 +15,7 @@
 
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
-use weir_engine::cpu::{Baseline, Width};
+use weir_engine::cpu::Width;
 use weir_engine::wire::{protocol, tcp::flags};
 use weir_shm::counters::{self, DropReason};
 
@@ -197,40 +197,24 @@ fn go_steadily<'a>(
     None
 }
 
-/// As [`all`], for packets that are not to leave at once.
+/// Before [`all`]: keeps the steady ones of some packets from leaving at once. What is not steady does
+/// not leave at once anyway, and is steered in its turn.
 #[cold]
-pub fn apart<B: Buffer>(
+pub fn set_apart(
     places: Places,
     now: Tick,
-    conntrack: &mut Conntrack,
-    chooser: &mut Chooser,
+    conntrack: &Conntrack,
     quick: &Quick<'_>,
-    burst: &[B],
     lanes: &mut [Lane],
 ) {
-    let (services, counters) = (quick.services, quick.counters);
-    for place in places {
-        let (Some(lane), Some(frame)) = (lanes.get_mut(place), burst.get(place)) else {
-            break;
-        };
-        if lane.verdict != Verdict::Forward {
-            continue;
-        }
-        let lines = conntrack.lines();
-        let matches = lines.matches(Baseline, lane.line, lane.hash);
-        let held = lines.held(lane.line, matches);
-        if held.is_some_and(|held| go_steadily(services, now, &held, lane).is_some()) {
-            counters.add(counters::CONNTRACK_HITS, 1);
-        } else {
-            alone(
-                services,
-                now,
-                conntrack,
-                chooser,
-                counters,
-                frame.data(),
-                lane,
-            );
+    let services = quick.services;
+    for lane in places.of(lanes) {
+        if lane.verdict == Verdict::Forward
+            && let Some(held) = conntrack.find(lane.hash, now, &services.profiles)
+            && go_steadily(services, now, &held, lane).is_some()
+        {
+            lane.verdict = Verdict::Apart;
+            quick.counters.add(counters::CONNTRACK_HITS, 1);
         }
     }
 }

@@ -108,15 +108,15 @@ impl<'a> Tap<'a> {
         self.wanted
     }
 
-    /// Before packets are steered, when nothing else looks at them before: keeps those that may be
-    /// wanted from leaving at once. Gives their places.
+    /// Before packets are steered: keeps answers that may be wanted from leaving at once. Gives the
+    /// places of all that may be wanted.
     #[cold]
     #[inline(never)]
     pub fn set_apart(&mut self, lanes: &mut [Lane]) -> Places {
         for (place, note) in self.wanted.zip(&mut self.notes) {
             if let Some(lane) = lanes.get_mut(place) {
                 note.verdict = lane.verdict;
-                if let Verdict::Forward | Verdict::Return = lane.verdict {
+                if lane.verdict == Verdict::Return {
                     lane.verdict = Verdict::Apart;
                 }
             }
@@ -124,12 +124,14 @@ impl<'a> Tap<'a> {
         self.wanted
     }
 
-    /// Undoes what [`Tap::set_apart`] did.
+    /// After packets have been steered: those apart are what they were before.
     #[cold]
     #[inline(never)]
     pub fn put_back(&self, lanes: &mut [Lane]) {
         for (place, note) in self.wanted.zip(&self.notes) {
-            if let Some(lane) = lanes.get_mut(place) {
+            if let Some(lane) = lanes.get_mut(place)
+                && lane.verdict == Verdict::Apart
+            {
                 lane.verdict = note.verdict;
             }
         }

@@ -17,6 +17,9 @@ use crate::service::Change;
 
 /// Sessions that one step of expiry looks at.
 const STEP: usize = 16;
+/// Sessions that rest before they are others: packets of a burst name their sessions by number, and
+/// one that ends behind a packet must not be another's before that packet is rewritten.
+const REST: u64 = 64;
 /// Sessions that are looked at for one that has ended, when all are taken.
 const LAST_RESORT: usize = 256;
 
@@ -87,7 +90,7 @@ pub struct Table {
     capacity: u32,
     lookup: Lookup,
     wheel: Wheel,
-    /// `[never used from here on, first of the free (plus one), live]`.
+    /// `[never used from here on, first of the free (plus one), live, last of the free (plus one), free]`.
     heads: HugeSlice,
 }
 
@@ -318,27 +321,37 @@ impl Table {
     }
 
     fn take_free(&self) -> Option<u32> {
-        let (fresh, free) = (self.head(0)?, self.head(1)?);
-        let first = free.load(Relaxed) as u32;
-        if first != 0 {
-            let next = self.record(first - 1)?.after();
-            free.store(u64::from(next.wrapping_add(1)), Relaxed);
-            return Some(first - 1);
+        let (fresh, free, count) = (self.head(0)?, self.head(1)?, self.head(4)?);
+        let (next, waiting) = (fresh.load(Relaxed) as u32, count.load(Relaxed));
+        if next < self.capacity && waiting < REST {
+            fresh.store(u64::from(next + 1), Relaxed);
+            return Some(next);
         }
-        let next = fresh.load(Relaxed) as u32;
-        if next >= self.capacity {
-            return None;
-        }
-        fresh.store(u64::from(next + 1), Relaxed);
-        Some(next)
+        let first = (free.load(Relaxed) as u32).checked_sub(1)?;
+        let after = self.record(first)?.after();
+        free.store(u64::from(after.wrapping_add(1)), Relaxed);
+        count.store(waiting.saturating_sub(1), Relaxed);
+        Some(first)
     }
 
     fn put_free(&self, session: u32) {
-        if let (Some(record), Some(free)) = (self.record(session), self.head(1)) {
-            let first = free.load(Relaxed) as u32;
-            record.set_after(first.wrapping_sub(1));
-            free.store(u64::from(session + 1), Relaxed);
+        let (Some(record), Some(first), Some(last), Some(count)) = (
+            self.record(session),
+            self.head(1),
+            self.head(3),
+            self.head(4),
+        ) else {
+            return;
+        };
+        record.set_after(NOBODY);
+        let own = u64::from(session) + 1;
+        let before = (last.load(Relaxed) as u32).wrapping_sub(1);
+        match self.record(before) {
+            Some(before) if first.load(Relaxed) != 0 => before.set_after(session),
+            _ => first.store(own, Relaxed),
         }
+        last.store(own, Relaxed);
+        count.store(count.load(Relaxed) + 1, Relaxed);
     }
 }
 

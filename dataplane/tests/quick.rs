@@ -1,0 +1,300 @@
+//! What leaves at once is what leaves by the long way: a capture sets the packets that it wants apart, and they go
+//! stage by stage; the same traffic with and without one must come out the same, whichever packets are wanted.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a helper that cannot go on fails its test
+
+mod support;
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use support::rig::{Rig, Sent};
+use support::{CLIENT_MAC, Transport, WEIR_MAC, frame};
+use weir::capture::Capture;
+use weir_shm::capture::record::HEAD;
+use weir_shm::capture::{Record, Request};
+use weir_shm::counters as layout;
+
+const PORT: &str = r#"
+[engine]
+flows_per_worker = 4096
+[[port]]
+name = "wan"
+device = "net_null0"
+mac = "02:00:00:00:00:01"
+addresses = ["192.0.2.2/24", "10.0.0.1/24", "2001:db8::2/64", "2001:db8:a::1/64"]
+[[route]]
+to = "0.0.0.0/0"
+via = "192.0.2.1"
+[[route]]
+to = "::/0"
+via = "2001:db8::1"
+[[neighbor]]
+address = "192.0.2.1"
+mac = "02:00:00:00:00:fe"
+[[neighbor]]
+address = "2001:db8::1"
+mac = "02:00:00:00:00:fe"
+[[neighbor]]
+address = "10.0.0.11"
+mac = "02:00:00:00:00:0b"
+[[neighbor]]
+address = "10.0.0.12"
+mac = "02:00:00:00:00:0c"
+[[neighbor]]
+address = "2001:db8:a::11"
+mac = "02:00:00:00:00:0b"
+[[neighbor]]
+address = "2001:db8:a::12"
+mac = "02:00:00:00:00:0c"
+"#;
+
+/// A service of each way to forward: its name, keys, and whether clients and backends speak IPv6.
+const SERVICES: [(&str, &str, bool, bool); 12] = [
+    ("l2", "forwarding = \"dsr-l2\"", false, false),
+    ("l2-6", "forwarding = \"dsr-l2\"", true, true),
+    ("nat", "forwarding = \"nat\"", false, false),
+    ("nat-6", "forwarding = \"nat\"", true, true),
+    ("ipip", "forwarding = \"dsr-ipip\"", false, false),
+    ("gue", "forwarding = \"dsr-gue\"", true, false),
+    ("dscp", "forwarding = \"dsr-dscp\"\ndscp = 9", false, false),
+    ("full", "forwarding = \"full-nat\"", false, false),
+    ("full-6", "forwarding = \"full-nat\"", true, true),
+    ("full-46", "forwarding = \"full-nat\"", false, true),
+    ("full-64", "forwarding = \"full-nat\"", true, false),
+    (
+        "told",
+        "forwarding = \"full-nat\"\nclient_address = \"toa\"",
+        false,
+        false,
+    ),
+];
+
+/// Two services of each, one for TCP on port 80 and one for UDP on port 53.
+fn config() -> String {
+    let mut text = PORT.to_owned();
+    for (place, (name, keys, client_v6, backend_v6)) in SERVICES.iter().enumerate() {
+        let pool = if keys.contains("full-nat") {
+            "snat_pool = [\"10.0.0.200\", \"2001:db8:a::200\"]\n"
+        } else {
+            ""
+        };
+        for (protocol, port) in [("tcp", 80), ("udp", 53)] {
+            let keys = if protocol == "udp" {
+                keys.replace("\"toa\"", "\"none\"")
+            } else {
+                (*keys).to_owned()
+            };
+            text += &format!(
+                "[[service]]\nname = \"{name}-{protocol}\"\nvip = \"{}\"\nport = {port}\nprotocol = \"{protocol}\"\ntable_size = 13\n{keys}\n{pool}",
+                vip(place, *client_v6)
+            );
+            for backend in 11..13 {
+                let address = if *backend_v6 {
+                    format!("2001:db8:a::{backend}")
+                } else {
+                    format!("10.0.0.{backend}")
+                };
+                // Each service has backends' ports of its own, where it says one.
+                let to = if keys.contains("nat\"") {
+                    format!("port = {}\n", 2000 + place)
+                } else {
+                    String::new()
+                };
+                text += &format!("[[service.backend]]\naddress = \"{address}\"\n{to}");
+            }
+        }
+    }
+    text
+}
+
+fn vip(place: usize, v6: bool) -> String {
+    if v6 {
+        format!("2001:db8:f::{:x}", place + 16)
+    } else {
+        format!("198.51.100.{}", place + 16)
+    }
+}
+
+/// A client's packet: to which service, from whom, of what kind, with how much payload and which TTL.
+type Ask = (usize, u8, Transport, usize, u8);
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let kinds = vec![
+        Transport::Syn,
+        Transport::Ack,
+        Transport::Ack,
+        Transport::Ack,
+        Transport::Fin,
+        Transport::Rst,
+        Transport::Udp,
+        Transport::Udp,
+        Transport::Udp,
+    ];
+    (
+        0..SERVICES.len(),
+        1u8..4,
+        prop::sample::select(kinds),
+        0usize..40,
+        prop::sample::select(vec![1u8, 2, 64, 64, 64]),
+    )
+}
+
+fn built(&(place, host, transport, payload, ttl): &Ask) -> Vec<u8> {
+    let v6 = SERVICES[place].2;
+    let port = if transport == Transport::Udp { 53 } else { 80 };
+    let (client, vip) = if v6 {
+        (
+            format!("[2001:db8:c::{host}]:5000"),
+            format!("[{}]:{port}", vip(place, v6)),
+        )
+    } else {
+        (
+            format!("203.0.113.{host}:5000"),
+            format!("{}:{port}", vip(place, v6)),
+        )
+    };
+    frame(&client, &vip, transport)
+        .payload(&vec![7; payload])
+        .ttl(ttl)
+        .build()
+}
+
+/// What answers a frame that left: its ends exchanged, so that checksums stay right.
+fn answer(sent: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = sent.to_vec();
+    bytes[..6].copy_from_slice(&WEIR_MAC);
+    bytes[6..12].copy_from_slice(&CLIENT_MAC);
+    let (addresses, half, protocol) = if bytes[12] == 0x08 {
+        (26, 4, bytes[23])
+    } else {
+        (22, 16, bytes[20])
+    };
+    if !matches!(protocol, 6 | 17) {
+        return None;
+    }
+    let ports = addresses + 2 * half;
+    bytes[addresses..ports].rotate_left(half);
+    bytes[ports..ports + 4].rotate_left(2);
+    Some(bytes)
+}
+
+fn records(capture: &Capture) -> Vec<Record> {
+    let mut bytes = Vec::new();
+    for ring in capture.rings() {
+        ring.take(usize::MAX, &mut bytes);
+    }
+    let (mut rest, mut all) = (bytes.as_slice(), Vec::new());
+    while let Some((head, behind)) = rest.split_first_chunk::<{ HEAD * 8 }>() {
+        let mut words = [0; HEAD];
+        for (word, chunk) in words.iter_mut().zip(head.chunks(8)) {
+            *word = u64::from_le_bytes(chunk.try_into().unwrap());
+        }
+        let record = Record::decode(words).unwrap();
+        rest = &behind[Record::words(record.kept) * 8 - HEAD * 8..];
+        all.push(Record {
+            unix_ns: 0,
+            ..record
+        });
+    }
+    all
+}
+
+/// Plays a burst and answers what left; gives all that left, and what was counted.
+fn play(rig: &mut Rig, bursts: &[Vec<Ask>]) -> Played {
+    let mut all = Vec::new();
+    for burst in bursts {
+        let frames: Vec<Vec<u8>> = burst.iter().map(built).collect();
+        let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        let sent = rig.play_burst(0, &frames);
+        let answers: Vec<Vec<u8>> = sent
+            .iter()
+            .filter_map(|(_, sent)| answer(sent))
+            .take(32)
+            .collect();
+        all.extend(sent);
+        let answers: Vec<&[u8]> = answers.iter().map(Vec::as_slice).collect();
+        all.extend(rig.play_burst(0, &answers));
+        rig.now += 1_000_000;
+    }
+    rig.assert_all_accounted_for();
+    (all, (0..layout::BLOCK).map(|at| rig.count(at)).collect())
+}
+
+fn capture(rig: &mut Rig, sample: u32) -> Arc<Capture> {
+    let request = Request {
+        sample,
+        ..Request::default()
+    };
+    rig.control.begin_capture(&request).unwrap()
+}
+
+/// What left, and what was counted.
+type Played = (Vec<Sent>, Vec<u64>);
+
+/// The first difference, in words.
+fn differ((watched, counts): &Played, (alone, before): &Played) -> Option<String> {
+    let frame = watched
+        .iter()
+        .zip(alone)
+        .position(|(one, other)| one != other);
+    if let Some(at) = frame {
+        return Some(format!(
+            "frame {at}: {:02x?} instead of {:02x?}",
+            watched[at], alone[at]
+        ));
+    }
+    if watched.len() != alone.len() {
+        return Some(format!(
+            "{} frames instead of {}",
+            watched.len(),
+            alone.len()
+        ));
+    }
+    let counter = counts
+        .iter()
+        .zip(before)
+        .position(|(one, other)| one != other)?;
+    Some(format!(
+        "counter {counter}: {} instead of {}",
+        counts[counter], before[counter]
+    ))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::with_cases(24) })]
+
+    #[test]
+    fn whichever_packets_are_watched_the_same_leaves_and_is_counted(
+        bursts in prop::collection::vec(prop::collection::vec(ask(), 1..=32), 1..8), sample in 2u32..40,
+    ) {
+        let config = config();
+        let alone = play(&mut Rig::new(&config), &bursts);
+        let mut rig = Rig::new(&config);
+        let one = capture(&mut rig, 1);
+        let all = play(&mut rig, &bursts);
+        prop_assert_eq!(differ(&all, &alone), None, "all packets are watched");
+        let mut rig = Rig::new(&config);
+        let few = capture(&mut rig, sample);
+        let some = play(&mut rig, &bursts);
+        prop_assert_eq!(differ(&some, &alone), None, "one packet in {} is watched", sample);
+        let (every, sampled) = (records(&one), records(&few));
+        prop_assert!(sampled.iter().all(|record| every.contains(record)), "what is said of a packet differs");
+    }
+}
+
+#[test]
+fn most_packets_of_a_flow_that_is_known_leave_at_once() {
+    // Otherwise the law above would compare the long way with itself.
+    let mut rig = Rig::new(&config());
+    for place in 0..SERVICES.len() {
+        for transport in [
+            Transport::Syn,
+            Transport::Ack,
+            Transport::Ack,
+            Transport::Ack,
+        ] {
+            let sent = rig.play(0, &built(&(place, 1, transport, 9, 64)));
+            assert_eq!(sent.len(), 1, "{}", SERVICES[place].0);
+        }
+    }
+}
