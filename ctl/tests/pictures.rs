@@ -219,6 +219,41 @@ fn capture_as_pcapng() {
 }
 
 #[test]
+fn a_capture_that_is_refused_leaves_files_as_they_were() {
+    let daemon = Daemon::start();
+    let old = daemon.folder.path().join("old.pcapng");
+    let new = daemon.folder.path().join("new.pcapng");
+    std::fs::write(&old, "last night's capture").unwrap();
+    for file in [&old, &new] {
+        let line = format!("capture --service mail --write {}", file.display());
+        let (code, complaint) = daemon.fail(&line);
+        assert_eq!(
+            (code, complaint.as_str()),
+            (1, "weirctl: no service \"mail\"\n")
+        );
+    }
+    assert_eq!(std::fs::read(&old).unwrap(), b"last night's capture");
+    assert!(!new.exists());
+    let nowhere = daemon.folder.path().join("no/folder.pcapng");
+    let (code, complaint) = daemon.fail(&format!("capture --write {}", nowhere.display()));
+    assert!(
+        code == 1 && complaint.contains("cannot write"),
+        "{complaint}"
+    );
+    assert!(daemon.manner.capture.lock().unwrap().is_none());
+}
+
+#[test]
+fn a_capture_that_is_accepted_takes_the_place_of_a_longer_old_one() {
+    let daemon = Daemon::start();
+    let (bytes, _) = capture(&daemon, "capture --write -");
+    let file = daemon.folder.path().join("old.pcapng");
+    std::fs::write(&file, vec![b'x'; 100_000]).unwrap();
+    capture(&daemon, &format!("capture --write {}", file.display()));
+    assert_eq!(std::fs::read(&file).unwrap(), bytes);
+}
+
+#[test]
 fn events() {
     let daemon = Daemon::start();
     daemon.run("backend weight web 10.0.0.11:8080 3");

@@ -133,16 +133,24 @@ pub(crate) fn run(
     capture: &Capture,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    // The file first: what cannot be written need not be captured.
-    let mut file = match capture.write.as_deref() {
-        Some(path) if path != Path::new("-") => Some(create(path)?),
+    // The file first: what cannot be written need not be captured. It keeps what is in it until the
+    // daemon has agreed.
+    let place = match capture.write.as_deref() {
+        Some(path) if path != Path::new("-") => Some(Place::open(path)?),
         _ => None,
     };
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    let (reader, begun) = client.capture(&capture.request(), cli.ack_timeout)?;
+    let (reader, begun) = match client.capture(&capture.request(), cli.ack_timeout) {
+        Ok(begun) => begun,
+        Err(error) => {
+            place.inspect(Place::leave);
+            return Err(error.into());
+        }
+    };
+    let mut file = place.map(Place::emptied).transpose()?;
     let mut show: Box<dyn Show + '_> = match (&mut file, &capture.write) {
         (Some(file), _) => Box::new(Packets::new(file, &begun, capture.snaplen)?),
         (None, Some(_)) => Box::new(Packets::new(out, &begun, capture.snaplen)?),
@@ -170,12 +178,54 @@ pub(crate) fn run(
     Ok(())
 }
 
-fn create(path: &Path) -> Result<BufWriter<File>, Failure> {
-    let file = File::create(path).map_err(|source| Failure::File {
-        what: format!("cannot write {}", path.display()),
-        source,
-    })?;
-    Ok(BufWriter::with_capacity(1 << 20, file))
+/// Where the packets go.
+struct Place<'a> {
+    path: &'a Path,
+    file: File,
+    /// It was not there before.
+    is_new: bool,
+}
+
+impl<'a> Place<'a> {
+    /// Opens a file to be written, as it is; one that is not there is made.
+    fn open(path: &'a Path) -> Result<Self, Failure> {
+        let mut options = File::options();
+        options.write(true);
+        let (file, is_new) = match options.clone().create_new(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                (options.open(path), false)
+            }
+            made => (made, true),
+        };
+        Ok(Self {
+            file: file.map_err(|source| Self::failure(path, source))?,
+            path,
+            is_new,
+        })
+    }
+
+    fn failure(path: &Path, source: io::Error) -> Failure {
+        Failure::File {
+            what: format!("cannot write {}", path.display()),
+            source,
+        }
+    }
+
+    /// Leaves things as they were.
+    fn leave(&self) {
+        if self.is_new {
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
+
+    /// Without what was in it. Pipes and devices hold nothing.
+    fn emptied(self) -> Result<BufWriter<File>, Failure> {
+        let failure = |source| Self::failure(self.path, source);
+        if self.file.metadata().map_err(failure)?.is_file() {
+            self.file.set_len(0).map_err(failure)?;
+        }
+        Ok(BufWriter::with_capacity(1 << 20, self.file))
+    }
 }
 
 /// A way of showing packets.
