@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use support::{CONFIG, Daemon};
+use weir_shm::capture::{Request, SNAPLEN};
 
 fn assert_fits_80_columns(text: &str) {
     for line in text.lines() {
@@ -216,6 +217,72 @@ fn capture_as_pcapng() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn each_filter_of_a_capture_reaches_the_daemon() {
+    type Set = fn(&mut Request);
+    let cases: &[(&str, Set)] = &[
+        ("--service web", |request| {
+            request.service = Some("web".to_owned());
+        }),
+        ("--backend 10.0.0.11:8080", |request| {
+            request.backend = Some("10.0.0.11:8080".to_owned());
+        }),
+        ("--address 203.0.113.0/24", |request| {
+            request.address = Some(([203, 0, 113, 0].into(), 24));
+        }),
+        ("--address 2001:db8::5", |request| {
+            request.address = Some(("2001:db8::5".parse().unwrap(), 128));
+        }),
+        ("--port wan", |request| {
+            request.port = Some("wan".to_owned());
+        }),
+        ("--port 8080", |request| {
+            request.port = Some("8080".to_owned());
+        }),
+        ("--drops", |request| request.drops = true),
+        ("--drop no_service --drop arp_not_ours", |request| {
+            request.drops = true;
+            request.reasons = vec!["no_service".to_owned(), "arp_not_ours".to_owned()];
+        }),
+        ("--direction in", |request| request.outgoing = false),
+        ("--direction out", |request| request.incoming = false),
+        ("--sample 100", |request| request.sample = 100),
+        ("--snaplen 64", |request| request.snaplen = 64),
+    ];
+    let daemon = Daemon::start();
+    let asked = |line: &str| {
+        capture(&daemon, &format!("capture {line}"));
+        daemon.manner.asked.lock().unwrap().take().unwrap()
+    };
+    let plain = Request {
+        service: None,
+        backend: None,
+        address: None,
+        port: None,
+        drops: false,
+        reasons: Vec::new(),
+        incoming: true,
+        outgoing: true,
+        sample: 1,
+        snaplen: SNAPLEN,
+    };
+    assert_eq!(asked(""), plain);
+    let mut all = plain.clone();
+    let mut every = Vec::new();
+    for (line, set) in cases {
+        let mut expected = plain.clone();
+        set(&mut expected);
+        assert_eq!(asked(line), expected, "{line}");
+        // Of those that may be given once, one.
+        let flag = line.split(' ').next().unwrap();
+        if !every.iter().any(|given: &&str| given.starts_with(flag)) {
+            set(&mut all);
+            every.push(line);
+        }
+    }
+    assert_eq!(asked(&every.join(" ")), all);
 }
 
 #[test]

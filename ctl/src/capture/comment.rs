@@ -138,6 +138,7 @@ impl<'a> Names<'a> {
             "backend": self.backend(record.backend),
             "why": (record.why != Why::None).then(|| self.why(record)),
             "fate": record.fate,
+            "to_worker": has_worker.then_some(record.other),
             "drop_reason": record.reason.map(weir_shm::counters::DropReason::name),
             "worker": record.worker,
             "length": record.length,
@@ -223,6 +224,8 @@ pub(super) mod tests {
             assert_eq!(names.comment(&record, &ports), text);
         }
         assert_eq!(names.json(&unknown, &ports)["other_port"], Value::Null);
+        assert_eq!(names.json(&unknown, &ports)["to_worker"], 1);
+        assert_eq!(names.json(&base, &ports)["to_worker"], Value::Null);
         assert_eq!(names.json(&base, &ports)["other_port"], "lan");
     }
 }

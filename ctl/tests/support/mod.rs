@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use weir_shm::capture::{Begun, Direction, Fate, Record, Why, Writer};
+use weir_shm::capture::{Begun, Direction, Fate, Record, Request, Why, Writer};
 use weir_shm::counters::{
     ANSWERED, BUSY_NS, BUSY_POLLS, BYTES, CONNTRACK_HITS, CONNTRACK_MISSES, DropReason, FORWARDED,
     IDLE_NS, NEW_FLOWS, PACKETS, POLLS, RECEIVED, RETURN_PACKETS, backend_base, drop_index,
@@ -69,6 +69,8 @@ pub struct Manner {
     pub traffic: AtomicBool,
     /// Live flows of each backend; one less with each question.
     pub flows: AtomicU64,
+    /// The capture that it was asked for last.
+    pub asked: Mutex<Option<Request>>,
     /// The file of its capture.
     pub capture: Mutex<Option<Writer>>,
 }
@@ -371,6 +373,7 @@ fn serve(server: &mut Server, manner: &Manner) {
             server.answer(&Answer::Newest { flows }).unwrap();
         }
         Some(Question::Capture(request)) => {
+            *manner.asked.lock().unwrap() = Some(request.clone());
             if request.service.as_deref() == Some("mail") {
                 let reason = "no service \"mail\"".to_owned();
                 return server.answer(&Answer::Refused { reason }).unwrap();
