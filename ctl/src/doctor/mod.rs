@@ -5,6 +5,8 @@
 //! configuration, and, while a daemon runs, in its segment. Each check is a function from a
 //! [`Machine`] and a [`Subject`] to findings.
 
+#[cfg(test)]
+mod cases;
 mod cores;
 mod devices;
 mod interfaces;
