@@ -19,7 +19,18 @@ pub(super) const CASES: &[Case] = &[
                 "5",
             );
         },
-        "wrong huge pages: 10 of 2048 MiB free, and the configuration needs about 159 -> echo 256",
+        "wrong huge pages: 10 of 2048 MiB free, and the configuration needs about 159 -> echo 1099 | sudo tee /proc/sys/vm/nr_hugepages",
+    ),
+    (
+        "huge pages taken, and others by default",
+        |tree| {
+            tree.write("proc/meminfo", "Hugepagesize:    1048576 kB\n");
+            tree.write(
+                "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
+                "5",
+            );
+        },
+        "wrong huge pages: 10 of 2048 MiB free, and the configuration needs about 159 -> echo 1099 | sudo tee /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
     ),
     (
         "huge pages on the other node",
@@ -29,7 +40,7 @@ pub(super) const CASES: &[Case] = &[
                 "0",
             );
         },
-        "wrong huge pages: none is free on NUMA node 0, where port wan is -> echo 512 | sudo tee /sys/devices/system/node/node0/",
+        "wrong huge pages: none is free on NUMA node 0, where port wan is -> echo 592 | sudo tee /sys/devices/system/node/node0/",
     ),
     (
         "hugetlbfs not mounted",
@@ -75,7 +86,7 @@ pub(super) const CASES: &[Case] = &[
     (
         "no IOMMU",
         |tree| tree.remove("sys/kernel/iommu_groups"),
-        "wrong iommu: off, so that vfio-pci takes no NIC -> add intel_iommu=on iommu=pt",
+        "wrong iommu: off, so that vfio-pci takes no NIC -> echo 'GRUB_CMDLINE_LINUX_DEFAULT=\"$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=on iommu=pt\"' | sudo tee /etc/default/grub.d/weir-iommu.cfg && sudo update-grub",
     ),
     (
         "vfio without IOMMU",
@@ -86,7 +97,7 @@ pub(super) const CASES: &[Case] = &[
                 "Y\n",
             );
         },
-        "warn iommu: off; vfio works without",
+        "warn iommu: off; vfio works without, and the NIC may write anywhere in memory -> echo 'GRUB_CMDLINE_LINUX_DEFAULT=\"$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=on iommu=pt\"' | sudo tee /etc/default/grub.d/weir-iommu.cfg && sudo update-grub",
     ),
     (
         "a shared IOMMU group",
@@ -192,12 +203,12 @@ pub(super) const CASES: &[Case] = &[
     (
         "cores not isolated",
         |tree| tree.write("sys/devices/system/cpu/isolated", "\n"),
-        "warn cores: cores 2-3 are not isolated: other threads take packets' time -> add isolcpus=2-3 nohz_full=2-3 rcu_nocbs=2-3",
+        "warn cores: cores 2-3 are not isolated: other threads take packets' time -> echo 'GRUB_CMDLINE_LINUX_DEFAULT=\"$GRUB_CMDLINE_LINUX_DEFAULT isolcpus=2-3 nohz_full=2-3 rcu_nocbs=2-3\"' | sudo tee /etc/default/grub.d/weir-cores.cfg && sudo update-grub",
     ),
     (
         "ticks",
         |tree| tree.remove("sys/devices/system/cpu/nohz_full"),
-        "warn ticks: the timer interrupts cores 2-3 up to 1,000 times a second -> add nohz_full=2-3",
+        "warn ticks: the timer interrupts cores 2-3 up to 1,000 times a second -> echo 'GRUB_CMDLINE_LINUX_DEFAULT=\"$GRUB_CMDLINE_LINUX_DEFAULT isolcpus=2-3 nohz_full=2-3 rcu_nocbs=2-3\"' | sudo tee /etc/default/grub.d/weir-cores.cfg && sudo update-grub",
     ),
     (
         "one physical core",

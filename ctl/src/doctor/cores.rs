@@ -1,6 +1,6 @@
 //! The workers' cores: whether they are there, alone, and at full speed; and what the processor can.
 
-use super::machine::{Machine, numbers, ranges};
+use super::machine::{Machine, boot_with, numbers, ranges};
 use super::subject::Subject;
 use super::{Finding, ok, warn, wrong};
 
@@ -59,11 +59,15 @@ fn alone(machine: &Machine, subject: &Subject) -> Finding {
                 "cores {} are not isolated: other threads take packets' time",
                 ranges(&shared)
             ),
-            format!(
-                "add isolcpus={workers} nohz_full={workers} rcu_nocbs={workers} to the kernel's command line and reboot"
-            ),
+            isolate(&workers),
         )
     }
+}
+
+/// What leaves cores to weir from the next start on: neither threads, ticks nor the kernel's callbacks.
+fn isolate(cores: &str) -> String {
+    let arguments = format!("isolcpus={cores} nohz_full={cores} rcu_nocbs={cores}");
+    boot_with("cores", &arguments)
 }
 
 fn ticks(machine: &Machine, subject: &Subject) -> Option<Finding> {
@@ -91,7 +95,7 @@ fn ticks(machine: &Machine, subject: &Subject) -> Option<Finding> {
                 "the timer interrupts cores {} up to 1,000 times a second",
                 ranges(&ticking)
             ),
-            format!("add nohz_full={workers} to the kernel's command line and reboot"),
+            isolate(&workers),
         )
     })
 }

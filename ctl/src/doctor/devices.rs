@@ -1,6 +1,6 @@
 //! NICs: the IOMMU, what they are bound to, and their NUMA node against the workers' cores.
 
-use super::machine::{Machine, ranges};
+use super::machine::{Machine, boot_with, ranges};
 use super::subject::{Device, Subject};
 use super::{Finding, ok, warn, wrong};
 
@@ -22,18 +22,20 @@ pub(super) fn iommu(machine: &Machine, subject: &Subject) -> Vec<Finding> {
         let allowed = machine
             .text(unsafe_mode)
             .is_some_and(|text| text == "Y" || text == "1");
+        // AMD's is on unless it is turned off, and ignores the word for Intel's.
+        let mend = boot_with("iommu", "intel_iommu=on iommu=pt");
         return vec![if allowed {
             warn(
                 AREA,
                 "off; vfio works without, and the NIC may write anywhere in memory",
-                "sudo grubby --update-kernel=ALL --args='intel_iommu=on iommu=pt'      # AMD: iommu=pt; then reboot",
+                mend,
             )
         } else {
             wrong(
                 AREA,
                 "off, so that vfio-pci takes no NIC",
                 format!(
-                    "add intel_iommu=on iommu=pt to the kernel's command line and reboot, or: echo Y | sudo tee {unsafe_mode}"
+                    "{mend}; a machine that has none: sudo modprobe vfio && echo Y | sudo tee {unsafe_mode}"
                 ),
             )
         }];

@@ -18,12 +18,9 @@ pub(super) fn links(machine: &Machine, subject: &Subject) -> Vec<Finding> {
             ));
             continue;
         }
-        // The flags are hexadecimal; bit 0 is up. An interface that is down tells no carrier.
-        let flags = machine.text(&format!("{folder}/flags"));
-        let flags =
-            flags.and_then(|text| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok());
+        // An interface that is down tells no carrier.
         let carrier = machine.number(&format!("{folder}/carrier"));
-        findings.push(if flags.is_some_and(|flags| flags & 1 == 0) {
+        findings.push(if is_down(machine, interface) {
             wrong(
                 AREA,
                 format!("port {port}: {interface} is down"),
@@ -40,6 +37,16 @@ pub(super) fn links(machine: &Machine, subject: &Subject) -> Vec<Finding> {
         });
     }
     for port in subject.running.iter().flat_map(|running| &running.ports) {
+        let interface = (subject.interfaces())
+            .find(|(name, ..)| *name == port.name)
+            .map(|(_, _, interface)| interface);
+        let mend = match interface {
+            Some(interface) if is_down(machine, interface) => {
+                format!("sudo ip link set {interface} up")
+            }
+            Some(interface) => format!("ethtool {interface}"),
+            None => "weirctl events | grep link".to_owned(),
+        };
         findings.push(if port.link_up {
             ok(AREA, format!("port {}: the daemon sees it up", port.name))
         } else {
@@ -49,7 +56,7 @@ pub(super) fn links(machine: &Machine, subject: &Subject) -> Vec<Finding> {
                     "port {}: the daemon sees it down: cable, module, or the other end",
                     port.name
                 ),
-                "weirctl events | grep link",
+                mend,
             )
         });
     }
@@ -60,6 +67,14 @@ pub(super) fn links(machine: &Machine, subject: &Subject) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// Whether an interface was taken down, or never brought up.
+fn is_down(machine: &Machine, interface: &str) -> bool {
+    // The flags are hexadecimal; bit 0 is up.
+    let flags = machine.text(&format!("/sys/class/net/{interface}/flags"));
+    let flags = flags.and_then(|text| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok());
+    flags.is_some_and(|flags| flags & 1 == 0)
 }
 
 pub(super) fn queues(machine: &Machine, subject: &Subject) -> Vec<Finding> {

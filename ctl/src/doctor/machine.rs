@@ -141,3 +141,12 @@ pub(super) fn ranges(numbers: &[usize]) -> String {
     });
     texts.collect::<Vec<_>>().join(",")
 }
+
+/// What puts arguments on the kernel's command line where GRUB is set up as by Debian and Ubuntu. Each
+/// subject has a file of its own, so that one does not undo another.
+pub(super) fn boot_with(subject: &str, arguments: &str) -> String {
+    format!(
+        "echo 'GRUB_CMDLINE_LINUX_DEFAULT=\"$GRUB_CMDLINE_LINUX_DEFAULT {arguments}\"' | \
+         sudo tee /etc/default/grub.d/weir-{subject}.cfg && sudo update-grub      # then reboot"
+    )
+}

@@ -9,6 +9,11 @@ const SIZES: &str = "/sys/kernel/mm/hugepages";
 const ENTRY: u64 = 16;
 /// MiB for the buffers of a port, by default.
 const PORT_MB: u64 = 64;
+/// The pages that commands reserve, and their KiB.
+const PAGE: &str = "hugepages-2048kB/nr_hugepages";
+const PAGE_KIB: u64 = 2048;
+/// Pages to reserve where there are none: EAL and a reload want some beside what is counted here.
+const FIRST_PAGES: u64 = 256;
 
 /// The pages of all sizes below a folder: how many MiB are free, and how many there are.
 fn pages(machine: &Machine, folder: &str) -> (u64, u64) {
@@ -28,18 +33,45 @@ fn pages(machine: &Machine, folder: &str) -> (u64, u64) {
     sum
 }
 
+/// MiB that the configuration needs, about.
+fn need(subject: &Subject) -> u64 {
+    let buffers = (subject.memory_mb).unwrap_or(subject.ports.len() as u64 * PORT_MB);
+    let flows = subject.flows_per_worker * ENTRY * subject.workers.len() as u64;
+    buffers + flows.div_ceil(1 << 20)
+}
+
+/// What reserves pages for so many MiB more below a folder. The file takes the number of all pages, so
+/// those that are there are counted in: whoever has them keeps them.
+fn reserve(machine: &Machine, folder: &str, file: &str, missing: u64) -> String {
+    let there = machine.number(&format!("{folder}/{PAGE}"));
+    let there = there.map_or(0, |pages| pages.max(0).unsigned_abs());
+    let wanted = there + (missing * 1024).div_ceil(PAGE_KIB);
+    format!("echo {} | sudo tee {file}", wanted.max(FIRST_PAGES))
+}
+
+/// The file for pages of 2 MiB: the short name means pages of the kernel's default size.
+fn pages_file(machine: &Machine) -> String {
+    let info = machine.text("/proc/meminfo").unwrap_or_default();
+    let size = info
+        .lines()
+        .find_map(|line| line.strip_prefix("Hugepagesize:"));
+    match size.and_then(|size| size.split_whitespace().next()) {
+        Some(kib) if kib.parse() != Ok(PAGE_KIB) => format!("{SIZES}/{PAGE}"),
+        _ => "/proc/sys/vm/nr_hugepages".to_owned(),
+    }
+}
+
 pub(super) fn huge_pages(machine: &Machine, subject: &Subject) -> Vec<Finding> {
     const AREA: &str = "huge pages";
     if subject.anonymous {
         return vec![ok(AREA, "not needed: memory = \"anonymous\"")];
     }
     let (free, all) = pages(machine, SIZES);
-    let needed = subject
-        .memory_mb
-        .unwrap_or(subject.ports.len() as u64 * PORT_MB)
-        + (subject.flows_per_worker * ENTRY * subject.workers.len() as u64).div_ceil(1 << 20);
-    let wanted = needed.div_ceil(2).max(256);
-    let reserve = format!("echo {wanted} | sudo tee /proc/sys/vm/nr_hugepages");
+    let needed = need(subject);
+    let reserve = || {
+        let missing = needed.saturating_sub(free);
+        reserve(machine, SIZES, &pages_file(machine), missing)
+    };
     let mut findings = Vec::new();
     if subject.running.is_some() {
         findings.push(ok(
@@ -49,12 +81,12 @@ pub(super) fn huge_pages(machine: &Machine, subject: &Subject) -> Vec<Finding> {
         return findings;
     }
     findings.push(if all == 0 {
-        wrong(AREA, "none is reserved", reserve.clone())
+        wrong(AREA, "none is reserved", reserve())
     } else if free < needed {
         wrong(
             AREA,
             format!("{free} of {all} MiB free, and the configuration needs about {needed}"),
-            reserve.clone(),
+            reserve(),
         )
     } else {
         ok(AREA, format!("{free} of {all} MiB free"))
@@ -88,7 +120,7 @@ fn of_nodes(machine: &Machine, subject: &Subject) -> Vec<Finding> {
             findings.push(wrong(
                 "huge pages",
                 format!("none is free on NUMA node {node}, where port {port} is"),
-                format!("echo 512 | sudo tee {folder}/hugepages-2048kB/nr_hugepages"),
+                reserve(machine, &folder, &format!("{folder}/{PAGE}"), need(subject)),
             ));
         }
     }

@@ -198,6 +198,78 @@ fn every_fault_comes_with_a_command() {
 }
 
 #[test]
+fn what_mends_is_a_command_unless_only_the_configuration_can() {
+    const PROGRAMS: [&str; 9] = [
+        "echo", "ethtool", "ip", "lscpu", "lspci", "sudo", "ulimit", "weir", "weirctl",
+    ];
+    for (name, change, _) in CASES {
+        let tree = Tree::good();
+        change(&tree);
+        for mend in tree
+            .examine(&subject())
+            .iter()
+            .filter_map(|f| f.mend.as_deref())
+        {
+            let program = mend.split_whitespace().next().unwrap();
+            let is_command = PROGRAMS.contains(&program) || mend.starts_with("choose [engine] ");
+            assert!(is_command, "{name}: {mend}");
+        }
+    }
+}
+
+/// The number that a command for huge pages writes.
+fn written(findings: &[Finding]) -> Option<u64> {
+    let finding = findings.iter().find(|one| one.area == "huge pages")?;
+    let command = finding.mend.as_deref()?.strip_prefix("echo ")?;
+    command.split(' ').next()?.parse().ok()
+}
+
+#[test]
+fn huge_pages_that_are_reserved_stay_and_what_is_missing_comes_on_top() {
+    const FOLDER: &str = "sys/kernel/mm/hugepages/hugepages-2048kB";
+    let needed = 159_u64.div_ceil(2);
+    for there in [0, 1, 79, 256, 1024, 100_000] {
+        for free in [0, 1, 78, 79, 80, 256] {
+            let free = there.min(free);
+            let tree = Tree::good();
+            tree.write(&format!("{FOLDER}/nr_hugepages"), &there.to_string());
+            tree.write(&format!("{FOLDER}/free_hugepages"), &free.to_string());
+            let Some(written) = written(&tree.examine(&subject())) else {
+                assert!(free >= needed, "{free} of {there} are not enough");
+                continue;
+            };
+            let more = written.checked_sub(there).expect("none is taken away");
+            assert!(free + more >= needed, "{free} of {there} became {written}");
+        }
+    }
+}
+
+#[test]
+fn an_interface_that_is_down_under_a_running_daemon_is_brought_up() {
+    let mut subject = subject();
+    let lan = PortStatus {
+        name: "lan".to_owned(),
+        ..PortStatus::default()
+    };
+    subject.running = Some(Running {
+        ports: vec![lan],
+        ..Running::default()
+    });
+    for (flags, mend) in [
+        ("0x1002\n", "sudo ip link set eth1 up"),
+        ("0x1003\n", "ethtool eth1"),
+    ] {
+        let tree = Tree::good();
+        tree.write("sys/class/net/eth1/flags", flags);
+        let told = text(&tree.examine(&subject));
+        let expected = format!(
+            "wrong link: port lan: the daemon sees it down: cable, module, or the other end -> {mend}"
+        );
+        assert!(told.contains(&expected), "{expected}\n{told}");
+    }
+}
+
+#[test]
 fn an_empty_machine_is_no_reason_to_panic() {
     let tree = Tree(tempfile::tempdir().unwrap());
     let findings = tree.examine(&subject());
