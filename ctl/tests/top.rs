@@ -294,6 +294,18 @@ fn one_frame_can_be_printed_for_scripts() {
 }
 
 #[test]
+fn the_sum_of_flows_does_without_a_service_that_is_new() {
+    let daemon = Daemon::start();
+    daemon.run("service add shop --vip 198.51.100.20 --port 443 --protocol tcp --forwarding nat --backend 10.0.0.30:443");
+    let json: serde_json::Value =
+        serde_json::from_str(&daemon.run("top --once --interval 100ms --output json")).unwrap();
+    assert_eq!(json["services"][0]["flows"], 4045);
+    assert_eq!(json["services"][1]["flows"], 91_000);
+    assert!(json["services"][2]["flows"].is_null(), "{json}");
+    assert_eq!(json["total"]["flows"], 95_045);
+}
+
+#[test]
 fn without_a_terminal_it_says_what_to_do() {
     let daemon = Daemon::start();
     let (code, complaint) = daemon.fail("top");

@@ -83,6 +83,8 @@ fn main_table(frame: &mut Frame<'_>, area: Rect, state: &mut State, picture: &Pi
     let grid = state.grid(state.tab, picture);
     state.room = usize::from(area.height.saturating_sub(1)).max(1);
     state.rows = grid.rows.len();
+    let is_shown = |place: &usize| grid.shows(*place, usize::from(area.width));
+    state.shown = (0..grid.columns.len()).filter(is_shown).collect();
     state.top = state.top.min(state.rows.saturating_sub(state.room));
     let mut lines = lines(&grid, state.order(state.tab), state.top, area);
     if grid.rows.is_empty() {

@@ -259,6 +259,16 @@ impl Grid {
         columns
     }
 
+    /// Whether a column is seen whole in `width` when it is the marked one: what cannot give way may
+    /// still be more than a narrow terminal has room for.
+    pub(super) fn shows(&self, place: usize, width: usize) -> bool {
+        let mut used = 0;
+        self.fit(width, place).into_iter().any(|(shown, own)| {
+            used += own + GAP;
+            shown == place && used - GAP <= width
+        })
+    }
+
     fn natural(&self, place: usize, marked: usize) -> usize {
         let head = self
             .columns

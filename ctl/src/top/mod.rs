@@ -11,6 +11,7 @@ mod sample;
 mod state;
 #[cfg(test)]
 mod tests;
+mod told;
 
 mod once;
 
@@ -29,7 +30,6 @@ use crate::Failure;
 use crate::cli::{Cli, Output, Top};
 use crate::output::json;
 
-use grid::Grid;
 use picture::Picture;
 use sample::{Sample, Source};
 use state::{State, Then};
@@ -114,9 +114,7 @@ fn watch(
         if event::poll(GLANCE)? {
             stale = true;
             if let Input::Key(key) = event::read()? {
-                let columns = sight.picture.as_ref();
-                let columns = columns.map_or(1, |seen| Grid::new(state.tab, seen).columns.len());
-                match state.key(key, columns) {
+                match state.key(key) {
                     Then::Quit => return Ok(()),
                     // A reader that is gone is noticed by the readings that do not come.
                     Then::Repace => drop(pace.send(state.interval)),

@@ -205,7 +205,9 @@ impl Picture {
                     .sum()
             }),
             new_flows_ps: sum(services.iter().map(|service| service.new_flows_ps)),
-            flows: services.iter().map(|service| service.flows).sum(),
+            // A service that is new to the pool has not been told of yet.
+            flows: (services.iter().filter_map(|service| service.flows))
+                .reduce(|sum, more| sum + more),
             backends_up: backends.iter().filter(|row| row.takes_new_flows).count(),
             backends: backends.len(),
         };

@@ -4,35 +4,27 @@
 //! name is seen at once. Workers notice nothing; the control core is asked for live flows and checks
 //! alone, and no more often than takes it a small share of its time.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use weir_shm::client::{Client, ClientError, Counters, Occupancy};
-use weir_shm::model::HealthKind;
 use weir_shm::segment::directory::RunningDirectory;
 use weir_shm::segment::event::Event;
-use weir_shm::segment::mailbox::{Answer, BackendHealth, Question};
+use weir_shm::segment::mailbox::Question;
 use weir_shm::segment::port::PortStatus;
 
-/// How long the control core may take for an answer before the frame goes without.
+use super::told::Told;
+
+/// How long the control core may take for a round of questions, and at first for an answer, before the
+/// frame goes without.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// How long it may take for an answer at most, after it did not give one in a shorter time: to count
+/// flows of very large tables.
+const MOST_PATIENCE: Duration = Duration::from_millis(2400);
 /// The shortest time between two rounds of questions.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// A round of questions that took so long is followed by this many times as much silence.
 const SILENCE: u32 = 50;
-
-/// A service's and a backend's name.
-pub(super) type Place = (String, String);
-
-/// What the control core told lately.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Told {
-    /// Live flows.
-    pub(super) flows: HashMap<Place, u64>,
-    /// What checks found.
-    pub(super) checks: HashMap<Place, BackendHealth>,
-}
 
 /// A reading.
 #[derive(Debug, Clone)]
@@ -58,6 +50,8 @@ pub(super) struct Source {
     folder: PathBuf,
     instance: String,
     told: Told,
+    /// How long to wait for an answer.
+    patience: Duration,
     /// Not to be asked before.
     silent_until: Instant,
     /// The daemon that was asked last, by its start.
@@ -70,6 +64,7 @@ impl Source {
             folder,
             instance,
             told: Told::default(),
+            patience: PATIENCE,
             silent_until: Instant::now(),
             of: 0,
         }
@@ -103,45 +98,22 @@ impl Source {
         })
     }
 
-    /// Asks for live flows and checks, if it is time to. What is not told stays as it was.
+    /// Asks for live flows and checks, if it is time to.
     fn ask(&mut self, client: &Client, directory: &RunningDirectory) {
         if client.started_ns() != self.of {
             self.of = client.started_ns();
             self.told = Told::default();
+            self.patience = PATIENCE;
         }
         let begin = Instant::now();
         if begin < self.silent_until {
             return;
         }
-        for service in &directory.pool.services {
-            let flows = Question::Flows {
-                service: service.name.clone(),
-                backend: None,
-            };
-            match client.ask(&flows, PATIENCE) {
-                Ok(Answer::Flows { backends }) => {
-                    for told in backends {
-                        let place = (service.name.clone(), told.backend);
-                        self.told.flows.insert(place, told.flows);
-                    }
-                }
-                Ok(_) => {}
-                Err(_) => break,
-            }
-            if service.health.kind != HealthKind::None {
-                let health = Question::Health {
-                    service: service.name.clone(),
-                };
-                if let Ok(Answer::Health { backends }) = client.ask(&health, PATIENCE) {
-                    for told in backends {
-                        let place = (service.name.clone(), told.backend.clone());
-                        self.told.checks.insert(place, told);
-                    }
-                }
-            }
-            if begin.elapsed() > PATIENCE {
-                break;
-            }
+        let patience = self.patience;
+        let is_late = || begin.elapsed() > PATIENCE;
+        let mut ask = |question: &Question| client.ask(question, patience);
+        if !self.told.round(&directory.pool, &mut ask, &is_late) {
+            self.patience = (patience * 2).min(MOST_PATIENCE);
         }
         let silence = (begin.elapsed() * SILENCE).max(ASK_EVERY);
         self.silent_until = Instant::now() + silence;

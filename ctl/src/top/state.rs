@@ -46,6 +46,8 @@ pub(super) struct State {
     pub(super) room: usize,
     /// Rows that there were.
     pub(super) rows: usize,
+    /// Columns that the last frame had room for, each as if it were the one sorted by.
+    pub(super) shown: Vec<usize>,
 }
 
 impl State {
@@ -60,6 +62,7 @@ impl State {
             top: 0,
             room: 1,
             rows: 0,
+            shown: Vec::new(),
         }
     }
 
@@ -79,7 +82,7 @@ impl State {
         grid
     }
 
-    pub(super) fn key(&mut self, key: KeyEvent, columns: usize) -> Then {
+    pub(super) fn key(&mut self, key: KeyEvent) -> Then {
         if key.kind == KeyEventKind::Release {
             return Then::Go;
         }
@@ -97,8 +100,8 @@ impl State {
             KeyCode::Char('p' | ' ') => self.paused = !self.paused,
             KeyCode::Char('+' | '=') => return self.pace(true),
             KeyCode::Char('-') => return self.pace(false),
-            KeyCode::Char('s' | '>') => self.sort_by(1, columns),
-            KeyCode::Char('S' | '<') => self.sort_by(-1, columns),
+            KeyCode::Char('s' | '>') => self.sort_by(true),
+            KeyCode::Char('S' | '<') => self.sort_by(false),
             KeyCode::Char('r') => {
                 if let Some((_, descending)) = self.orders.get_mut(self.tab as usize) {
                     *descending = !*descending;
@@ -143,17 +146,25 @@ impl State {
         if let Some(tab) = Tab::ALL.get(place) {
             self.tab = *tab;
             self.top = 0;
+            // Another frame comes before another key.
+            self.shown.clear();
         }
     }
 
-    /// The next column of the chosen tab, or the one before.
-    fn sort_by(&mut self, step: isize, columns: usize) {
+    /// The next column that is shown of the chosen tab, or the one before; the first follows the last.
+    fn sort_by(&mut self, forwards: bool) {
         let Some((column, _)) = self.orders.get_mut(self.tab as usize) else {
             return;
         };
-        let columns = columns.max(1).cast_signed();
-        let next = (column.cast_signed() + step).rem_euclid(columns);
-        *column = next.unsigned_abs();
+        let (now, mut shown) = (*column, self.shown.iter());
+        let next = if forwards {
+            shown.find(|place| **place > now).or(self.shown.first())
+        } else {
+            shown.rfind(|place| **place < now).or(self.shown.last())
+        };
+        if let Some(next) = next {
+            *column = *next;
+        }
     }
 
     fn pace(&mut self, faster: bool) -> Then {

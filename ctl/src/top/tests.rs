@@ -8,7 +8,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::Sight;
 use super::draw::draw;
-use super::grid::{Grid, Tab, cut, figure};
+use super::grid::{Tab, cut, figure};
 use super::picture::{
     BackendRow, DropRow, EventRow, Picture, PortRow, ServiceRow, Total, WorkerRow,
 };
@@ -152,11 +152,13 @@ impl View {
             picture: Some(picture()),
             away: None,
         };
-        Self {
+        let mut view = Self {
             terminal: Terminal::new(TestBackend::new(width, height)).unwrap(),
             state: State::new(Duration::from_secs(1)),
             sight,
-        }
+        };
+        view.frame();
+        view
     }
 
     fn press(&mut self, keys: &str) -> Then {
@@ -167,9 +169,8 @@ impl View {
                 '\u{1b}' => KeyCode::Esc,
                 key => KeyCode::Char(key),
             };
-            let columns = Grid::new(self.state.tab, &picture()).columns.len();
-            let event = KeyEvent::new(code, KeyModifiers::NONE);
-            then = self.state.key(event, columns);
+            then = self.state.key(KeyEvent::new(code, KeyModifiers::NONE));
+            self.frame();
         }
         then
     }
@@ -278,6 +279,38 @@ fn rows_are_sorted_by_any_column_both_ways() {
 }
 
 #[test]
+fn the_column_sorted_by_is_always_one_that_is_shown() {
+    for (width, height) in [(40, 24), (60, 24), (80, 24), (81, 24), (100, 24), (200, 60)] {
+        for tab in "123456".chars() {
+            for (keys, back) in [('s', 'S'), ('S', 's')] {
+                let mut view = View::new(width, height);
+                view.press(&tab.to_string());
+                let mut seen = Vec::new();
+                for _ in 0..20 {
+                    let column = view.state.order(view.state.tab).0;
+                    let frame = view.frame();
+                    let head = frame.lines().nth(4).unwrap();
+                    assert!(
+                        head.contains(['▲', '▼']),
+                        "{width} columns, table {tab}, column {column}:\n{frame}"
+                    );
+                    seen.push(column);
+                    view.press(&keys.to_string());
+                }
+                let first = seen.first().copied();
+                let round = seen
+                    .iter()
+                    .skip(1)
+                    .position(|column| Some(*column) == first);
+                assert!(round.is_some(), "it goes round: {seen:?}");
+                view.press(&back.to_string());
+                assert_eq!(Some(&view.state.order(view.state.tab).0), seen.last());
+            }
+        }
+    }
+}
+
+#[test]
 fn a_filter_keeps_what_holds_the_text_and_escape_shows_all() {
     let mut view = View::new(80, 24);
     view.press("3/DOWN");
@@ -299,7 +332,7 @@ fn control_c_quits_even_while_a_filter_is_typed() {
     let mut view = View::new(80, 24);
     view.press("/x");
     let key = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-    assert_eq!(view.state.key(key, 1), Then::Quit);
+    assert_eq!(view.state.key(key), Then::Quit);
 }
 
 #[test]
@@ -336,12 +369,12 @@ fn a_long_table_scrolls_to_its_end_and_no_further() {
     view.frame();
     for _ in 0..20 {
         view.state
-            .key(KeyEvent::new(KeyCode::PageDown, KeyModifiers::NONE), 9);
+            .key(KeyEvent::new(KeyCode::PageDown, KeyModifiers::NONE));
     }
     let words = view.first_words();
     assert_eq!(words.last().map(String::as_str), Some("10.0.0.99:80"));
     view.state
-        .key(KeyEvent::new(KeyCode::Home, KeyModifiers::NONE), 9);
+        .key(KeyEvent::new(KeyCode::Home, KeyModifiers::NONE));
     assert_eq!(view.first_words()[0], "10.0.0.0:80");
 }
 
