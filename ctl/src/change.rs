@@ -8,9 +8,10 @@ use weir_shm::command::{BackendCommand, Change, Difference, PoolCommand};
 use weir_shm::document;
 use weir_shm::model::Pool;
 
+use crate::Failure;
 use crate::cli::{Cli, Output};
+use crate::drain::{self, Waited};
 use crate::output::{json as write_json, things};
-use crate::{Failure, drain};
 
 pub(crate) fn run(
     cli: &Cli,
@@ -33,12 +34,28 @@ pub(crate) fn run(
         (client.status()?.generation, None)
     };
     drop(edit);
-    report(cli, client, &change, &pool, committed, out)?;
-    if let PoolCommand::Backend(BackendCommand::Drain {
+    let said = Said {
+        change: &change,
+        pool: &pool,
+        generation: committed.0,
+        workers: committed.1,
+    };
+    let PoolCommand::Backend(BackendCommand::Drain {
         target, wait: true, ..
     }) = command
-    {
-        drain::wait(cli, client, target, &pool, out)?;
+    else {
+        return said.report(cli, client, None, out);
+    };
+    if cli.output == Output::Json {
+        // One JSON value, which tells how the wait ended; whatever that is, the change was made.
+        let waited = drain::wait(cli, client, target, &pool);
+        let known = waited.as_ref().ok().and_then(Option::as_ref);
+        said.report(cli, client, known, out)?;
+        return waited.map(drop);
+    }
+    said.report(cli, client, None, out)?;
+    if let Some(waited) = drain::wait(cli, client, target, &pool)? {
+        waited.write(out)?;
     }
     Ok(())
 }
@@ -90,44 +107,64 @@ fn dry_run(
     Ok(out.flush()?)
 }
 
-fn report(
-    cli: &Cli,
-    client: &Client,
-    change: &Change,
-    pool: &Pool,
-    (generation, workers): (u64, Option<usize>),
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
-    let saved = is_saved(client, pool);
-    // A large pool is many lines.
-    let out = &mut BufWriter::new(out);
-    if cli.output == Output::Json {
-        let picture = json!({
-            "changed": change.changed,
-            "generation": generation,
-            "workers": workers,
-            "changes": change.lines,
-            "warnings": change.warnings,
-            "saved": saved,
-            "config": client.config_path(),
-        });
-        write_json(out, &picture)?;
-        return Ok(out.flush()?);
+/// What was changed, and how far it has got.
+struct Said<'a> {
+    change: &'a Change,
+    pool: &'a Pool,
+    generation: u64,
+    /// Workers that run it; none if there was nothing to change.
+    workers: Option<usize>,
+}
+
+impl Said<'_> {
+    fn report(
+        &self,
+        cli: &Cli,
+        client: &Client,
+        waited: Option<&Waited>,
+        out: &mut dyn Write,
+    ) -> Result<(), Failure> {
+        let Self {
+            change,
+            pool,
+            generation,
+            workers,
+        } = *self;
+        let saved = is_saved(client, pool);
+        // A large pool is many lines.
+        let out = &mut BufWriter::new(out);
+        if cli.output == Output::Json {
+            let mut picture = json!({
+                "changed": change.changed,
+                "generation": generation,
+                "workers": workers,
+                "changes": change.lines,
+                "warnings": change.warnings,
+                "saved": saved,
+                "config": client.config_path(),
+            });
+            if let (Some(waited), Some(object)) = (waited, picture.as_object_mut()) {
+                object.insert("drained".to_owned(), json!(waited.left == 0));
+                object.insert("flows_left".to_owned(), json!(waited.left));
+            }
+            write_json(out, &picture)?;
+            return Ok(out.flush()?);
+        }
+        write_lines(change, out)?;
+        if let Some(workers) = workers {
+            writeln!(
+                out,
+                "generation {generation}: acknowledged by {}",
+                things(workers, "worker")
+            )?;
+        }
+        if saved == Some(false) {
+            let config = client.config_path().display();
+            writeln!(out, "not saved: `weirctl save` writes it to {config}")?;
+        }
+        out.flush()?;
+        Ok(())
     }
-    write_lines(change, out)?;
-    if let Some(workers) = workers {
-        writeln!(
-            out,
-            "generation {generation}: acknowledged by {}",
-            things(workers, "worker")
-        )?;
-    }
-    if saved == Some(false) {
-        let config = client.config_path().display();
-        writeln!(out, "not saved: `weirctl save` writes it to {config}")?;
-    }
-    out.flush()?;
-    Ok(())
 }
 
 fn write_lines(change: &Change, out: &mut dyn Write) -> Result<(), Failure> {

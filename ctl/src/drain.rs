@@ -6,33 +6,42 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use weir_shm::client::Client;
 use weir_shm::command::backend::Target;
-use weir_shm::model::{Admin, Backend, NO_DEADLINE, Pool};
+use weir_shm::model::{Admin, Backend, NO_DEADLINE, OnDown, Pool};
 use weir_shm::segment::mailbox::{Answer, Question};
 
 use crate::Failure;
-use crate::cli::{Cli, Output};
+use crate::cli::Cli;
 use crate::output::{span, things};
 
 /// From one question to the next: each walks over the workers' flow tables.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How a wait ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waited {
+    backend: String,
+    on_down: OnDown,
+    took: Duration,
+    /// Flows that were left at the time-out.
+    pub(crate) left: u64,
+}
+
 /// Waits until the backend has no flow left, or for the drain's time-out; without one, for as long
-/// as the daemon lives.
+/// as the daemon lives. Nothing is waited for if the backend is not being drained.
 pub(crate) fn wait(
     cli: &Cli,
     client: &Client,
     target: &Target,
     pool: &Pool,
-    out: &mut dyn Write,
-) -> Result<(), Failure> {
+) -> Result<Option<Waited>, Failure> {
     let found = pool.service(&target.service).and_then(|service| {
         let port = target.backend.port_in(service).ok()?;
         let name = Backend::new(target.backend.address, port).name(service);
         let admin = service.backend(&name)?.admin;
-        Some((name, admin))
+        Some((name, admin, service.on_down))
     });
-    let Some((name, Admin::Drain { timeout })) = found else {
-        return Ok(());
+    let Some((name, Admin::Drain { timeout }, on_down)) = found else {
+        return Ok(None);
     };
     let timeout = (timeout != NO_DEADLINE).then_some(timeout);
     let question = Question::Flows {
@@ -55,21 +64,29 @@ pub(crate) fn wait(
         std::thread::sleep(PAUSE.min(left));
     };
     bar.finish_and_clear();
-    if cli.output == Output::Json {
-        // The change itself was the command's one JSON value.
-        return Ok(());
+    Ok(Some(Waited {
+        backend: name,
+        on_down,
+        took: started.elapsed(),
+        left,
+    }))
+}
+
+impl Waited {
+    /// Says how it ended, and what becomes of the flows that were left.
+    pub(crate) fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let Self { backend, left, .. } = self;
+        if *left == 0 {
+            let took = span(self.took);
+            return writeln!(out, "drained: no flow of {backend} is left after {took}");
+        }
+        let left = things(usize::try_from(*left).unwrap_or(usize::MAX), "flow");
+        let then = match self.on_down {
+            OnDown::Reset => "their clients get a reset",
+            OnDown::ReSteer | OnDown::Keep => "other backends take over",
+        };
+        writeln!(out, "{left} of {backend} left at the time-out; {then}")
     }
-    let waited = span(started.elapsed());
-    if left == 0 {
-        writeln!(out, "drained: no flow of {name} is left after {waited}")?;
-    } else {
-        let left = things(usize::try_from(left).unwrap_or(usize::MAX), "flow");
-        writeln!(
-            out,
-            "{left} of {name} left at the time-out; other backends take over"
-        )?;
-    }
-    Ok(())
 }
 
 fn flows(cli: &Cli, client: &Client, question: &Question, name: &str) -> Result<u64, Failure> {

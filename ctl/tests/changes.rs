@@ -204,23 +204,6 @@ fn wrong_usage_exits_with_2() {
 }
 
 #[test]
-fn drain_waits_until_no_flow_is_left() {
-    let daemon = Daemon::start();
-    daemon.manner.flows.store(2, Ordering::Relaxed);
-    let said = daemon.run("backend drain web 10.0.0.11:8080 --wait");
-    assert!(
-        said.contains("\ndrained: no flow of 10.0.0.11:8080 is left after 1s\n"),
-        "{said}"
-    );
-    daemon.manner.flows.store(1_000_000, Ordering::Relaxed);
-    let said = daemon.run("backend drain web 10.0.0.12:8080 --timeout 100ms --wait --force");
-    assert!(
-        said.contains("flows of 10.0.0.12:8080 left at the time-out"),
-        "{said}"
-    );
-}
-
-#[test]
 fn the_instance_is_named_or_the_only_one() {
     let mut daemon = Daemon::start();
     let (second, _) =

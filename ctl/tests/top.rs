@@ -3,123 +3,33 @@
 
 mod support;
 
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::sync::atomic::Ordering;
 
 use support::Daemon;
+use support::terminal::{Terminal, line};
 
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// A terminal of its own: a tmux server with one pane, gone when it is dropped.
-struct Terminal {
-    socket: String,
-}
-
-impl Terminal {
-    /// Runs `line` in a shell in a new terminal.
-    fn start(width: u16, height: u16, line: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let terminal = Self {
-            socket: format!("weir-top-{}-{number}", std::process::id()),
-        };
-        let (width, height) = (width.to_string(), height.to_string());
-        // The shell reads the line from its keyboard, so that it is there when the program has ended.
-        terminal.tmux(&[
-            "-f",
-            "/dev/null",
-            "new-session",
-            "-d",
-            "-x",
-            &width,
-            "-y",
-            &height,
-            "exec env PS1='$ ' TERM=screen-256color bash --norc --noprofile",
-        ]);
-        terminal.keys(&[line, "Enter"]);
-        terminal
+/// The program has ended and the terminal is as it was before.
+fn is_restored(terminal: &Terminal) {
+    terminal.until("the shell's screen", |screen| {
+        !screen.contains("2 Services")
+    });
+    let alternate = terminal.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]);
+    assert_eq!(alternate.trim(), "0 1", "the other screen, or no cursor");
+    terminal.keys(&[
+        "clear; stty -a | tr ' ;' '\\n\\n' | grep -x -e icanon -e echo -e isig | xargs echo modes",
+        "Enter",
+    ]);
+    let screen = terminal.until("modes", |screen| {
+        screen.lines().any(|line| line.starts_with("modes "))
+    });
+    let modes = screen
+        .lines()
+        .find(|line| line.starts_with("modes "))
+        .unwrap();
+    for mode in ["icanon", "echo", "isig"] {
+        assert!(modes.contains(mode), "{screen}");
     }
-
-    fn output(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new("tmux");
-        command
-            .args(["-L", &self.socket])
-            .args(arguments)
-            .env_remove("TMUX");
-        command
-            .output()
-            .expect("tmux is needed: scripts/setup system installs it")
-    }
-
-    fn tmux(&self, arguments: &[&str]) -> String {
-        let output = self.output(arguments);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "tmux {arguments:?}: {errors}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn keys(&self, keys: &[&str]) {
-        self.tmux(&[&["send-keys"], keys].concat());
-    }
-
-    fn screen(&self) -> String {
-        self.tmux(&["capture-pane", "-p"])
-    }
-
-    /// The screen, once it is as wanted.
-    fn until(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        let begin = Instant::now();
-        loop {
-            let screen = self.screen();
-            if wanted(&screen) {
-                return screen;
-            }
-            assert!(
-                begin.elapsed() < LIMIT,
-                "not seen: {what}; the screen:\n{screen}"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn until_shows(&self, text: &str) -> String {
-        self.until(text, |screen| screen.contains(text))
-    }
-
-    /// The program has ended and the terminal is as it was before.
-    fn is_restored(&self) {
-        self.until("the shell's screen", |screen| {
-            !screen.contains("2 Services")
-        });
-        let alternate = self.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]);
-        assert_eq!(alternate.trim(), "0 1", "the other screen, or no cursor");
-        self.keys(&["clear; stty -a | tr ' ;' '\\n\\n' | grep -x -e icanon -e echo -e isig | xargs echo modes", "Enter"]);
-        let screen = self.until("modes", |screen| {
-            screen.lines().any(|line| line.starts_with("modes "))
-        });
-        let modes = screen
-            .lines()
-            .find(|line| line.starts_with("modes "))
-            .unwrap();
-        for mode in ["icanon", "echo", "isig"] {
-            assert!(modes.contains(mode), "{screen}");
-        }
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        self.output(&["kill-server"]);
-    }
-}
-
-fn line(daemon: &Daemon, rest: &str) -> String {
-    format!(
-        "WEIR_SHM_DIR={} {} {rest}",
-        daemon.folder.path().display(),
-        env!("CARGO_BIN_EXE_weirctl")
-    )
 }
 
 /// The first words of the table's rows.
@@ -201,7 +111,7 @@ fn at_80_by_24_it_sorts_filters_pauses_and_gives_the_terminal_back() {
     );
 
     terminal.keys(&["q"]);
-    terminal.is_restored();
+    is_restored(&terminal);
 }
 
 #[test]
@@ -221,7 +131,7 @@ fn at_200_by_60_the_other_tables_stand_beside() {
         assert!(screen.contains(text), "{text} in\n{screen}");
     }
     terminal.keys(&["C-c"]);
-    terminal.is_restored();
+    is_restored(&terminal);
 }
 
 #[test]
@@ -241,7 +151,7 @@ fn a_daemon_that_goes_and_comes_back_is_followed() {
         screen.contains("weir lb1") && !screen.contains("AWAY")
     });
     terminal.keys(&["q"]);
-    terminal.is_restored();
+    is_restored(&terminal);
     drop(second);
 }
 
@@ -258,7 +168,7 @@ fn a_signal_gives_the_terminal_back_too() {
     let child = String::from_utf8(children.stdout).unwrap();
     let child = nix::unistd::Pid::from_raw(child.trim().parse().unwrap());
     nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGTERM).unwrap();
-    terminal.is_restored();
+    is_restored(&terminal);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! A daemon for tests: the daemon's side of a real segment, served by a thread that puts every pool
 //! in force, and the real `weirctl` run against it.
 #![allow(dead_code)] // each test file uses its part
-#![allow(clippy::unwrap_used)] // a test that cannot be set up has failed
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot be set up has failed
+
+pub mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
