@@ -48,6 +48,11 @@ const COMMANDS: &[(&str, &[&str], &str)] = &[
         &[],
         "backend drain web 10.0.0.11:8080 --wait",
     ),
+    (
+        "backend-drain-time-out",
+        &[],
+        "backend drain web 10.0.0.11:8080 --timeout 10ms --wait",
+    ),
     ("apply", &[], "apply POOLS"),
     ("apply-dry-run", &[], "apply POOLS --dry-run"),
     ("apply-nothing", &[], "apply CONFIG"),
@@ -83,6 +88,8 @@ port = 8080
 fn said(before: &[&str], line: &str) -> String {
     let daemon = Daemon::start();
     daemon.manner.flows.store(1, Ordering::Relaxed);
+    let lasts = line.contains("--timeout 10ms");
+    daemon.manner.lasting.store(lasts, Ordering::Relaxed);
     let pools = daemon.folder.path().join("pools.toml");
     std::fs::write(&pools, POOLS).unwrap();
     let (pools, config) = (

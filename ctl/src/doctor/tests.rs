@@ -9,7 +9,8 @@ use weir_shm::segment::port::PortStatus;
 use super::cases::CASES;
 use super::machine::{Machine, numbers, ranges};
 use super::subject::{Device, Running, Subject};
-use super::{Finding, Verdict, examine};
+use super::{Finding, Verdict, examine, show};
+use crate::cli::Output;
 
 pub(super) const NIC: &str = "0000:3b:00.0";
 
@@ -222,6 +223,39 @@ fn written(findings: &[Finding]) -> Option<u64> {
     let finding = findings.iter().find(|one| one.area == "huge pages")?;
     let command = finding.mend.as_deref()?.strip_prefix("echo ")?;
     command.split(' ').next()?.parse().ok()
+}
+
+#[test]
+fn findings_as_operators_and_programs_see_them() {
+    let tree = Tree::good();
+    for (name, change, _) in CASES {
+        if [
+            "huge pages taken",
+            "no IOMMU",
+            "cores not isolated",
+            "no carrier",
+        ]
+        .contains(name)
+        {
+            change(&tree);
+        }
+    }
+    let findings = tree.examine(&subject());
+    for (output, name) in [(Output::Table, "shown"), (Output::Json, "shown-json")] {
+        let mut out = Vec::new();
+        show(output, &findings, &mut out).unwrap();
+        insta::assert_snapshot!(name, String::from_utf8(out).unwrap());
+    }
+    let verdict = |findings: &[Finding]| {
+        let mut out = Vec::new();
+        show(Output::Json, findings, &mut out).unwrap();
+        let all: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        all["verdict"].clone()
+    };
+    let good = Tree::good();
+    assert_eq!(verdict(&good.examine(&subject())), "ok");
+    assert_eq!(verdict(&findings), "wrong");
+    assert_eq!(verdict(&[]), "ok");
 }
 
 #[test]

@@ -211,6 +211,15 @@ fn every_table_is_readable_at_80_by_24() {
 }
 
 #[test]
+fn one_frame_for_scripts_has_all_tables_and_for_programs_everything() {
+    let mut text = Vec::new();
+    super::once::write(&mut text, &picture()).unwrap();
+    insta::assert_snapshot!("once", String::from_utf8(text).unwrap());
+    let json = serde_json::to_string_pretty(&picture()).unwrap();
+    insta::assert_snapshot!("once-json", json);
+}
+
+#[test]
 fn what_a_row_is_about_is_whole_at_80_columns() {
     let mut view = View::new(80, 24);
     view.press("3");

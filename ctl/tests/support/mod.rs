@@ -5,6 +5,7 @@
 
 pub mod terminal;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,6 +72,14 @@ pub struct Manner {
     pub traffic: AtomicBool,
     /// Live flows of each backend; one less with each question.
     pub flows: AtomicU64,
+    /// They do not end.
+    pub lasting: AtomicBool,
+    /// The pool in force.
+    pool: Mutex<Pool>,
+    /// What backends do, by name, from the next pool on; the others as the pool says.
+    pub states: Mutex<HashMap<String, BackendState>>,
+    /// The change that its configuration file is read for: a pool and its lines.
+    pub reloads: Mutex<Option<(Pool, Vec<String>)>>,
     /// The capture that it was asked for last.
     pub asked: Mutex<Option<Request>>,
     /// The file of its capture.
@@ -117,6 +126,8 @@ impl Daemon {
         };
         let (mut server, _) = Server::create(path, "lb1", options).unwrap();
         let pool = document::parse_services("lb1.toml", text).unwrap().pool;
+        let manner = Arc::new(Manner::default());
+        *manner.pool.lock().unwrap() = pool.clone();
         server.publish_initial(&directory(1, pool)).unwrap();
         server
             .event(EventKind::Started, "weir 0.1.0 started")
@@ -124,7 +135,6 @@ impl Daemon {
         for worker in 0..2 {
             server.acknowledge(worker, 1).unwrap();
         }
-        let manner = Arc::new(Manner::default());
         let stop = Arc::new(AtomicBool::new(false));
         let thread = {
             let (manner, stop) = (Arc::clone(&manner), Arc::clone(&stop));
@@ -241,6 +251,24 @@ pub fn directory(generation: u64, pool: Pool) -> RunningDirectory {
     }
 }
 
+fn put_in_force(server: &mut Server, manner: &Manner, generation: u64, pool: Pool) {
+    let mut directory = directory(generation, pool);
+    let states = manner.states.lock().unwrap();
+    for (service, entry) in directory.pool.services.iter().zip(&mut directory.services) {
+        for (backend, entry) in service.backends.iter().zip(&mut entry.backends) {
+            let state = states.get(&backend.name(service));
+            entry.state = state.copied().unwrap_or(entry.state);
+        }
+    }
+    server.accept(&directory).unwrap();
+    *manner.pool.lock().unwrap() = directory.pool;
+    for worker in 0..2 {
+        server.acknowledge(worker, generation).unwrap();
+    }
+    let text = format!("generation {generation}");
+    server.event(EventKind::Configuration, &text).unwrap();
+}
+
 fn serve(server: &mut Server, manner: &Manner) {
     match server.poll() {
         None => {}
@@ -249,18 +277,7 @@ fn serve(server: &mut Server, manner: &Manner) {
                 .refuse(generation, "no route to backend 10.9.9.9")
                 .unwrap();
         }
-        Some(Ok(Incoming { generation, pool })) => {
-            server.accept(&directory(generation, pool)).unwrap();
-            for worker in 0..2 {
-                server.acknowledge(worker, generation).unwrap();
-            }
-            server
-                .event(
-                    EventKind::Configuration,
-                    &format!("generation {generation}"),
-                )
-                .unwrap();
-        }
+        Some(Ok(Incoming { generation, pool })) => put_in_force(server, manner, generation, pool),
         Some(Err(refusal)) => server.refuse(refusal.generation, &refusal.reason).unwrap(),
     }
     match server.question() {
@@ -271,13 +288,15 @@ fn serve(server: &mut Server, manner: &Manner) {
         }
         Some(Question::Flows { service, backend }) => {
             let flows = manner.flows.load(Ordering::Relaxed);
-            manner
-                .flows
-                .store(flows.saturating_sub(1), Ordering::Relaxed);
-            let names = match (service.as_str(), backend) {
-                (_, Some(backend)) => vec![backend],
-                ("web", None) => vec!["10.0.0.11:8080".to_owned(), "10.0.0.12:8080".to_owned()],
-                _ => vec!["2001:db8::1:1".to_owned()],
+            if !manner.lasting.load(Ordering::Relaxed) {
+                let left = flows.saturating_sub(1);
+                manner.flows.store(left, Ordering::Relaxed);
+            }
+            let pool = manner.pool.lock().unwrap();
+            let names = match (backend, pool.service(&service)) {
+                (Some(backend), _) => vec![backend],
+                (None, Some(found)) => found.backends.iter().map(|one| one.name(found)).collect(),
+                (None, None) => Vec::new(),
             };
             let backends = names
                 .into_iter()
@@ -285,10 +304,23 @@ fn serve(server: &mut Server, manner: &Manner) {
                 .collect();
             server.answer(&Answer::Flows { backends }).unwrap();
         }
+        Some(Question::Reload) if manner.refuses.load(Ordering::Relaxed) => {
+            let reason = "CONFIG:12:8: found weight = -1".to_owned();
+            server.answer(&Answer::Refused { reason }).unwrap();
+        }
         Some(Question::Reload) => {
+            let changed = manner.reloads.lock().unwrap().take();
+            let (generation, changes) = match changed {
+                Some((pool, changes)) => {
+                    let generation = server.commit(&pool).unwrap();
+                    put_in_force(server, manner, generation, pool);
+                    (Some(generation), changes)
+                }
+                None => (None, Vec::new()),
+            };
             let answer = Answer::Reloaded {
-                generation: None,
-                changes: Vec::new(),
+                generation,
+                changes,
                 left_alone: vec!["[engine] workers".to_owned()],
                 warnings: Vec::new(),
             };
