@@ -7,6 +7,7 @@
 
 pub mod between;
 pub mod bird;
+pub mod checks;
 pub mod config;
 pub mod cores;
 pub mod daemon;
@@ -24,6 +25,7 @@ pub mod sockets;
 pub mod ssh;
 mod sys;
 pub mod tap;
+pub mod tls;
 pub mod transfer;
 pub mod wait;
 

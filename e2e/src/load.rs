@@ -51,6 +51,16 @@ pub struct Outcome {
     pub requests: u64,
     /// wrk's own words about requests that failed; empty when none did.
     pub failures: String,
+    /// How many failed: connections that ended or were refused, time-outs, and other answers than 2xx or 3xx.
+    pub failed: u64,
+}
+
+/// The sum of all numbers in wrk's words about failures, which have "2xx" and "3xx" among them.
+fn failed(words: &str) -> u64 {
+    let numbers = words.split([' ', ',', '\n']);
+    numbers
+        .filter_map(|number| number.parse::<u64>().ok())
+        .sum()
 }
 
 impl Load {
@@ -83,11 +93,16 @@ impl Load {
             .find(|line| line.contains("requests in"))
             .and_then(|line| line.split_whitespace().next()?.parse().ok())
             .ok_or_else(|| Failure::new(format!("wrk's report is not as known:\n{report}")))?;
-        let failures = report
+        let failures: String = report
             .lines()
             .filter(|l| l.contains("Socket errors") || l.contains("Non-2xx"))
-            .collect();
-        Ok(Outcome { requests, failures })
+            .collect::<Vec<_>>()
+            .join("\n");
+        Ok(Outcome {
+            requests,
+            failed: failed(&failures),
+            failures,
+        })
     }
 
     /// Ends wrk; there must have been requests, and none may have failed.
@@ -99,5 +114,15 @@ impl Load {
             "requests failed under load: {outcome:?}"
         );
         Ok(outcome.requests)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn failures_are_summed_up_from_wrks_words() {
+        let words = "  Socket errors: connect 1, read 20, write 300, timeout 4000\n  Non-2xx or 3xx responses: 50000";
+        assert_eq!(super::failed(words), 54_321);
+        assert_eq!(super::failed(""), 0);
     }
 }

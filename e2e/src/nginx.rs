@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::namespace::Namespace;
 use crate::process::{Process, capture};
 use crate::{Failure, Result, wait};
@@ -10,16 +12,26 @@ use crate::{Failure, Result, wait};
 /// An nginx that listens on port 8080 and 80 of every address, IPv4 and IPv6, and answers with its name.
 pub struct Nginx<'a> {
     namespace: &'a Namespace,
-    _process: Process,
+    process: Process,
 }
 
 impl<'a> Nginx<'a> {
     /// Starts it, with its files below `dir`, and waits until it answers.
     pub fn start(namespace: &'a Namespace, dir: &Path, name: &str) -> Result<Self> {
+        Self::start_with(namespace, dir, name, "")
+    }
+
+    /// [`Nginx::start`] with further `server` blocks.
+    pub fn start_with(
+        namespace: &'a Namespace,
+        dir: &Path,
+        name: &str,
+        servers: &str,
+    ) -> Result<Self> {
         let home = dir.join(format!("nginx-{name}"));
         std::fs::create_dir(&home)?;
         let config = home.join("nginx.conf");
-        std::fs::write(&config, text(&home.display().to_string(), name))?;
+        std::fs::write(&config, text(&home.display().to_string(), name, servers))?;
         let mut command = namespace.command("nginx");
         command
             .arg("-e")
@@ -38,10 +50,12 @@ impl<'a> Nginx<'a> {
                 Ok(()) => status(namespace).ok().map(|_| Ok(())),
             },
         )??;
-        Ok(Self {
-            namespace,
-            _process: process,
-        })
+        Ok(Self { namespace, process })
+    }
+
+    /// Sends it a signal: stopped, it takes connections and answers nobody.
+    pub fn signal(&self, signal: Signal) -> Result {
+        self.process.signal(signal)
     }
 
     /// Requests served so far. Asking counts as one.
@@ -83,7 +97,7 @@ fn number(word: Option<&str>, text: &str) -> Result<u64> {
         .ok_or_else(|| Failure::new(format!("nginx's status is not as known: {text}")))
 }
 
-fn text(home: &str, name: &str) -> String {
+fn text(home: &str, name: &str, servers: &str) -> String {
     format!(
         r#"user root;
 master_process off;   # one process, so that a signal reaches all of it
@@ -111,7 +125,7 @@ http {{
         listen 127.0.0.1:81;
         location / {{ stub_status; }}
     }}
-}}
+{servers}}}
 "#
     )
 }

@@ -6,6 +6,8 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use quinn::{
@@ -189,5 +191,59 @@ impl Client {
                 .ok_or_else(|| Failure::new("an empty answer"))
         };
         tokio::time::timeout(patience, question).await?
+    }
+}
+
+/// A server that serves by itself, until dropped. It can be stopped as by SIGSTOP: its socket takes datagrams, and
+/// nobody reads them.
+pub struct Standing {
+    ends: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// From one look at what it should do to the next.
+const GLANCE: Duration = Duration::from_millis(20);
+
+impl Standing {
+    /// Starts one at this address in a namespace.
+    pub fn start(namespace: &Namespace, at: SocketAddr) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let server = runtime.block_on(async { serve(namespace, at, 0, Naming::Random) })?;
+        let ends = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::new(AtomicBool::new(false));
+        let (until, while_stopped) = (Arc::clone(&ends), Arc::clone(&stopped));
+        let thread = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                if while_stopped.load(Ordering::Relaxed) {
+                    // Nothing of it runs but this.
+                    std::thread::sleep(GLANCE);
+                } else {
+                    runtime.block_on(async { tokio::time::sleep(GLANCE).await });
+                }
+            }
+            drop(server);
+        });
+        Ok(Self {
+            ends,
+            stopped,
+            thread: Some(thread),
+        })
+    }
+
+    /// Stops it, or lets it go on.
+    pub fn stop(&self, stops: bool) {
+        self.stopped.store(stops, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }

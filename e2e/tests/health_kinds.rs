@@ -6,78 +6,24 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use weir_e2e::checks::{
+    self, INTERVAL, await_fall, await_states, health, must_say, numbers, states,
+};
 use weir_e2e::config::Config;
 use weir_e2e::daemon::Daemon;
 use weir_e2e::lab::{Arms, Lab, NAT_VIP4, backend4, instance};
+use weir_e2e::load::requests;
 use weir_e2e::namespace::Namespace;
 use weir_e2e::nginx::Nginx;
 use weir_e2e::process::Process;
+use weir_e2e::quic::Standing;
 use weir_e2e::transfer::Echo;
 use weir_e2e::{Result, ensure, host, sockets, wait};
 
 const BACKENDS: usize = 3;
-const INTERVAL: u64 = 400;
-const TIMEOUT: u64 = 250;
-const FALL: u64 = 3;
-/// What the machine may take on top, since other tests share it.
-const SLACK: Duration = Duration::from_millis(500);
-/// From a failure to no new flows, at most.
-const BOUND: Duration = Duration::from_millis(FALL * INTERVAL + TIMEOUT);
-
-fn health(kind: &str) -> String {
-    format!(
-        "[service.health]\n{kind}\ninterval = \"{INTERVAL}ms\"\ntimeout = \"{TIMEOUT}ms\"\n\
-         fall = {FALL}\nrise = 2\n"
-    )
-}
 
 fn backends(port: u16) -> Vec<String> {
-    (1..=BACKENDS)
-        .map(|n| format!("{} {port}", backend4(n)))
-        .collect()
-}
-
-fn states(weir: &Daemon, service: &str) -> Result<Vec<String>> {
-    let listed = weir.ctl_json(&["backend", "list", service])?;
-    let listed = listed.as_array().cloned().unwrap_or_default();
-    let state = |backend: &serde_json::Value| backend["state"].as_str().unwrap_or("?").to_owned();
-    Ok(listed.iter().map(state).collect())
-}
-
-fn await_states(weir: &Daemon, service: &str, wanted: &[&str]) -> Result<Duration> {
-    let started = Instant::now();
-    let reached = wait::until_true(
-        &format!("{service} to be {wanted:?}"),
-        Duration::from_secs(15),
-        || states(weir, service).is_ok_and(|states| states == wanted),
-    );
-    if reached.is_err() {
-        println!(
-            "{service}: {:?}\n{}",
-            states(weir, service),
-            weir.ctl(&["events", "--last", "20"])?
-        );
-    }
-    reached.map(|()| started.elapsed())
-}
-
-/// As `await_states` after something went wrong, within the promised time.
-fn await_fall(weir: &Daemon, what: &str, service: &str, wanted: &[&str]) -> Result {
-    let took = await_states(weir, service, wanted)?;
-    println!("{what}: no new flows after {took:?}, promised within {BOUND:?}");
-    ensure!(
-        took <= BOUND + SLACK,
-        "{what}: no new flows only after {took:?}"
-    );
-    Ok(())
-}
-
-/// Flows that each backend has begun.
-fn new_flows(weir: &Daemon, service: &str) -> Result<Vec<u64>> {
-    let listed = weir.ctl_json(&["backend", "list", service])?;
-    let listed = listed.as_array().cloned().unwrap_or_default();
-    let flows = listed.iter().map(|backend| backend["new_flows"].as_u64());
-    Ok(flows.map(Option::unwrap_or_default).collect())
+    checks::backends((1..=BACKENDS).map(backend4), port)
 }
 
 /// A DNS server that knows one name.
@@ -168,13 +114,13 @@ fn a_dns_server_that_dies_hangs_or_lies_gets_no_questions() -> Result {
     // It hangs: its socket takes questions and nobody reads them.
     servers[0].signal(Signal::SIGSTOP)?;
     await_fall(&weir, "dns, hanging", "dns", &["down", "up", "up"])?;
-    let before = new_flows(&weir, "dns")?;
+    let before = numbers(&weir, "dns", "new_flows")?;
     ensure!(
         ask(&lab.client, 40)? == 40,
         "a question was lost to a server that is down"
     );
     ensure!(
-        new_flows(&weir, "dns")?[0] == before[0],
+        numbers(&weir, "dns", "new_flows")?[0] == before[0],
         "a hanging server got flows"
     );
     servers[0].signal(Signal::SIGCONT)?;
@@ -208,15 +154,15 @@ fn servers_that_hang_or_lie_are_down_whatever_the_kind_of_check() -> Result {
         .by_ref()
         .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
         .collect::<Result<Vec<_>>>()?;
-    // What listens where QUIC is expected: one that sends everything back, and two that say nothing.
+    // What listens where QUIC is expected: one that sends everything back, one that says nothing, and a server.
     let mut echo = Echo::new();
-    let mut silent = Vec::new();
+    let (mut silent, mut serving) = (Vec::new(), Vec::new());
     for (i, ns) in lab.backends.iter().enumerate() {
-        let socket = sockets::udp(ns, format!("{}:4433", backend4(i + 1)).parse()?)?;
-        if i == 0 {
-            echo.udp(socket)?;
-        } else {
-            silent.push(socket);
+        let at = format!("{}:4433", backend4(i + 1)).parse()?;
+        match i {
+            0 => echo.udp(sockets::udp(ns, at)?)?,
+            1 => silent.push(sockets::udp(ns, at)?),
+            _ => serving.push(Standing::start(ns, at)?),
         }
     }
     // What listens where HTTP and TLS are expected, and only takes connections.
@@ -250,11 +196,21 @@ fn servers_that_hang_or_lie_are_down_whatever_the_kind_of_check() -> Result {
             9004,
             "kind = \"http\"\nport = 8080\nbody = \"no such text\"",
         ),
-        ("quic-lies", "86", 9005, "kind = \"quic\"\nport = 4433"),
         ("tcp-takes", "87", 9006, "kind = \"tcp\"\nport = 9000"),
         ("ping", "88", 9007, "kind = \"icmp\""),
     ] {
         config = service(config, name, vip_port, port, check);
+    }
+    // One server each, so that each has its own reason.
+    for (name, vip_port, n) in [
+        ("quic-echoes", "90", 1),
+        ("quic-silent", "91", 2),
+        ("quic", "92", 3),
+    ] {
+        let one = [format!("{} 9005", backend4(n))];
+        config = config
+            .service(name, "nat", "udp", NAT_VIP4, vip_port, &one)
+            .service_text(&health("kind = \"quic\"\nport = 4433"));
     }
     let weir = Daemon::start(&lab.balancer, lab.dir(), &name, &config.text())?;
     let open = ["fail-open", "fail-open", "fail-open"];
@@ -264,10 +220,22 @@ fn servers_that_hang_or_lie_are_down_whatever_the_kind_of_check() -> Result {
         "https-lies",
         "http-status",
         "http-body",
-        "quic-lies",
     ] {
         await_states(&weir, service, &open)?;
     }
+    for (service, why) in [
+        ("quic-echoes", "another answer than expected"),
+        ("quic-silent", "no answer within"),
+    ] {
+        await_states(&weir, service, &["fail-open"])?;
+        must_say(&weir, service, why)?;
+    }
+    await_states(&weir, "quic", &["up"])?;
+    serving[0].stop(true);
+    await_fall(&weir, "quic, hanging", "quic", &["fail-open"])?;
+    must_say(&weir, "quic", "no answer within")?;
+    serving[0].stop(false);
+    await_states(&weir, "quic", &["up"])?;
     // To take connections is all that is asked here.
     await_states(&weir, "tcp-takes", &["up", "up", "up"])?;
     await_states(&weir, "ping", &["up", "up", "up"])?;
@@ -283,6 +251,128 @@ fn servers_that_hang_or_lie_are_down_whatever_the_kind_of_check() -> Result {
         "does not hold the text",
     ] {
         ensure!(events.contains(why), "nobody says {why:?}:\n{events}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_web_server_that_hangs_or_lies_gets_no_connections_until_it_is_itself_again() -> Result {
+    if !host::ready()? {
+        return Ok(());
+    }
+    let lab = Lab::new(Arms::One, BACKENDS)?;
+    let mut nginx = Vec::new();
+    let page = |n: usize| lab.dir().join(format!("page-{n}"));
+    for (i, ns) in lab.backends.iter().enumerate() {
+        let (n, dir) = (i + 1, lab.dir().display());
+        std::fs::write(page(n), "all is well\n")?;
+        let servers = format!(
+            "server {{ listen 8090; location / {{ root {dir}; try_files /page-{n} =404; }} }}\n"
+        );
+        nginx.push(Nginx::start_with(
+            ns,
+            lab.dir(),
+            &format!("b{n}"),
+            &servers,
+        )?);
+    }
+    let name = instance();
+    let config = Config::one_armed(&name)
+        .service("web", "nat", "tcp", NAT_VIP4, "80", &backends(8090))
+        .service_text(&health("kind = \"http\"\nbody = \"is well\""));
+    let weir = Daemon::start(&lab.balancer, lab.dir(), &name, &config.text())?;
+    let all_up = ["up", "up", "up"];
+    await_states(&weir, "web", &all_up)?;
+    let no_request_to = |n: usize| -> Result {
+        let before = numbers(&weir, "web", "new_flows")?;
+        requests(&lab.client, NAT_VIP4, 40)?;
+        let after = numbers(&weir, "web", "new_flows")?;
+        ensure!(
+            after[n - 1] == before[n - 1],
+            "server {n} got connections: {before:?}, then {after:?}"
+        );
+        Ok(())
+    };
+
+    // Its kernel takes connections, and nobody reads them.
+    nginx[0].signal(Signal::SIGSTOP)?;
+    await_fall(&weir, "http, hanging", "web", &["down", "up", "up"])?;
+    must_say(&weir, "web", "connected, but not done within")?;
+    no_request_to(1)?;
+    nginx[0].signal(Signal::SIGCONT)?;
+    await_states(&weir, "web", &all_up)?;
+
+    // It answers at once, and with another page.
+    std::fs::write(page(2), "sorry, no database\n")?;
+    await_fall(&weir, "http, another page", "web", &["up", "down", "up"])?;
+    must_say(&weir, "web", "does not hold the text")?;
+    no_request_to(2)?;
+    std::fs::write(page(2), "all is well\n")?;
+    await_states(&weir, "web", &all_up)?;
+
+    // The page is there, under another status.
+    std::fs::remove_file(page(3))?;
+    await_fall(&weir, "http, no page", "web", &["up", "up", "down"])?;
+    must_say(&weir, "web", "404")?;
+    no_request_to(3)
+}
+
+#[test]
+fn a_server_that_comes_and_goes_is_held_down_by_tcp_and_by_http() -> Result {
+    if !host::ready()? {
+        return Ok(());
+    }
+    let lab = Lab::new(Arms::One, BACKENDS)?;
+    let named = lab.backends.iter().enumerate();
+    let mut nginx = named
+        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
+        .collect::<Result<Vec<_>>>()?;
+    let name = instance();
+    let check = |kind: &str| {
+        format!(
+            "[service.health]\nkind = \"{kind}\"\ninterval = \"200ms\"\ntimeout = \"150ms\"\nfall = 1\nrise = 1\n\
+             flap = {{ changes = 4, window = \"60s\", hold = \"4s\" }}\n"
+        )
+    };
+    let services = ["http", "tcp"];
+    let mut config = Config::one_armed(&name);
+    for (service, port) in services.into_iter().zip([8080, 80]) {
+        let (vip_port, listed) = (port.to_string(), backends(port));
+        config = config
+            .service(service, "nat", "tcp", NAT_VIP4, &vip_port, &listed)
+            .service_text(&check(service));
+    }
+    let weir = Daemon::start(&lab.balancer, lab.dir(), &name, &config.text())?;
+    let await_both = |wanted: [&str; BACKENDS]| -> Result {
+        for service in services {
+            await_states(&weir, service, &wanted)?;
+        }
+        Ok(())
+    };
+    await_both(["up", "up", "up"])?;
+    for time in 0..2 {
+        nginx.truncate(2);
+        await_both(["up", "up", "down"])?;
+        let again = format!("again-{time}");
+        nginx.push(Nginx::start(&lab.backends[2], lab.dir(), &again)?);
+        await_both(["up", "up", "up"])?;
+    }
+    nginx.truncate(2);
+    await_both(["up", "up", "held-down"])?;
+    // It is there again, and has to wait.
+    nginx.push(Nginx::start(&lab.backends[2], lab.dir(), "last")?);
+    await_both(["up", "up", "up"])?;
+    let events = weir.ctl(&["events"])?;
+    for service in services {
+        for text in [
+            "is held down for 4s, having changed too often",
+            "is no longer held down, and is up",
+        ] {
+            let of = format!("{service}: ");
+            let mut lines = events.lines();
+            let said = lines.any(|line| line.contains(text) && line.contains(&of));
+            ensure!(said, "no {text:?} of {service}:\n{events}");
+        }
     }
     Ok(())
 }
