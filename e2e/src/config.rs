@@ -10,6 +10,10 @@ use crate::lab::{LAN_ADDRESSES, WAN_ADDRESSES};
 pub struct Config {
     /// The instance's name.
     pub instance: String,
+    /// The workers' cores.
+    pub workers: Vec<usize>,
+    /// `"poll"` or `"adaptive"`.
+    pub idle: &'static str,
     /// `"anonymous"` or `"hugepages"`.
     pub memory: &'static str,
     /// Further lines of `[engine]`.
@@ -24,6 +28,8 @@ impl Config {
     pub fn new(instance: &str) -> Self {
         Self {
             instance: instance.to_owned(),
+            workers: vec![cores::worker()],
+            idle: "poll",
             memory: "anonymous",
             engine: String::new(),
             ports: String::new(),
@@ -114,11 +120,12 @@ impl Config {
     /// The file's text.
     pub fn text(&self) -> String {
         format!(
-            "[instance]\nname = \"{}\"\nhash_key = \"000102030405060708090a0b0c0d0e0f\"\n\n[engine]\nworkers = [{}]\n\
-             control_core = 0\nmemory = \"{}\"\nidle = \"poll\"\n{}{}{}",
+            "[instance]\nname = \"{}\"\nhash_key = \"000102030405060708090a0b0c0d0e0f\"\n\n[engine]\nworkers = {:?}\n\
+             control_core = 0\nmemory = \"{}\"\nidle = \"{}\"\n{}{}{}",
             self.instance,
-            cores::worker(),
+            self.workers,
             self.memory,
+            self.idle,
             if self.engine.is_empty() {
                 "flows_per_worker = 100_000\n"
             } else {

@@ -61,7 +61,37 @@ impl Daemon {
         config: &Path,
         shm: &Path,
     ) -> Result<Self> {
+        Self::launch_with(namespace, dir, instance, config, shm, None)
+    }
+
+    /// [`Daemon::start`] with a library that is loaded before all others.
+    pub fn start_preloaded(
+        namespace: &Namespace,
+        dir: &Path,
+        instance: &str,
+        config: &str,
+        library: &Path,
+    ) -> Result<Self> {
+        let path = dir.join(format!("{instance}.toml"));
+        std::fs::write(&path, config)?;
+        let shm = Path::new(SHM);
+        let mut daemon = Self::launch_with(namespace, dir, instance, &path, shm, Some(library))?;
+        daemon.wait_ready()?;
+        Ok(daemon)
+    }
+
+    fn launch_with(
+        namespace: &Namespace,
+        dir: &Path,
+        instance: &str,
+        config: &Path,
+        shm: &Path,
+        library: Option<&Path>,
+    ) -> Result<Self> {
         let mut command = namespace.command_on(&cores::all(), host::binary("weir")?);
+        if let Some(library) = library {
+            command.env("LD_PRELOAD", library);
+        }
         command
             .args(["run", "--config"])
             .arg(config)

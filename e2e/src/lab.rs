@@ -59,13 +59,19 @@ pub struct Lab {
 impl Lab {
     /// A lab with this many backends.
     pub fn new(arms: Arms, backends: usize) -> Result<Self> {
+        Self::queued(arms, backends, 1)
+    }
+
+    /// A lab in which the balancer's interfaces have this many queues each way. The switch's kernel spreads flows over
+    /// them (since Linux 5.17), each direction of a flow by itself.
+    pub fn queued(arms: Arms, backends: usize, queues: u16) -> Result<Self> {
         let switch = switch()?;
         let lan = if arms == Arms::One { "br0" } else { "br1" };
 
         let balancer = balancer()?;
-        plug(&balancer, "eth0", &switch, "br0", "to-weir0")?;
+        plug_queued(&balancer, "eth0", &switch, "br0", "to-weir0", queues)?;
         if arms == Arms::Two {
-            plug(&balancer, "eth1", &switch, "br1", "to-weir1")?;
+            plug_queued(&balancer, "eth1", &switch, "br1", "to-weir1", queues)?;
         }
         Self::around(switch, balancer, None, lan, backends)
     }
@@ -194,15 +200,40 @@ pub fn plug(
     bridge: &str,
     port: &str,
 ) -> Result {
-    wire(namespace, interface, switch, port)?;
+    plug_queued(namespace, interface, switch, bridge, port, 1)
+}
+
+fn plug_queued(
+    namespace: &Namespace,
+    interface: &str,
+    switch: &Namespace,
+    bridge: &str,
+    port: &str,
+    queues: u16,
+) -> Result {
+    wire_queued(namespace, interface, switch, port, queues)?;
     switch.ip(&format!("link set {port} master {bridge}"))?;
     Ok(())
 }
 
 /// Joins two namespaces by a veth without offloads.
 pub fn wire(a: &Namespace, interface_a: &str, b: &Namespace, interface_b: &str) -> Result {
+    wire_queued(a, interface_a, b, interface_b, 1)
+}
+
+fn wire_queued(
+    a: &Namespace,
+    interface_a: &str,
+    b: &Namespace,
+    interface_b: &str,
+    queues: u16,
+) -> Result {
+    let queues = match queues {
+        1 => String::new(),
+        more => format!("numtxqueues {more} numrxqueues {more}"),
+    };
     a.ip(&format!(
-        "link add {interface_a} type veth peer name {interface_b} netns {}",
+        "link add {interface_a} {queues} type veth peer name {interface_b} {queues} netns {}",
         b.name()
     ))?;
     for (namespace, interface) in [(a, interface_a), (b, interface_b)] {

@@ -19,6 +19,7 @@ pub mod load;
 pub mod memif;
 pub mod namespace;
 pub mod nginx;
+pub mod preload;
 pub mod process;
 pub mod quic;
 pub mod sockets;
