@@ -2,6 +2,7 @@
 //! worker that owns the session or to the other, which hands them over. Transfers are compared byte for byte.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use weir_e2e::checks::backends;
 use weir_e2e::config::Config;
@@ -9,6 +10,8 @@ use weir_e2e::daemon::Daemon;
 use weir_e2e::lab::{
     Arms, LAN_ADDRESSES, Lab, NAT_VIP4, NAT_VIP6, WAN_ADDRESSES, backend4, backend6, instance,
 };
+use weir_e2e::load::Load;
+use weir_e2e::nginx::Nginx;
 use weir_e2e::transfer::{Echo, tcp_round_trip, udp_round_trips};
 use weir_e2e::{Result, ensure, host, preload, sockets};
 
@@ -24,6 +27,21 @@ const MODES: [(&str, &str, u16); 2] = [
 ];
 /// Connections, and sockets for datagrams, of each mode and family: one in 2^24 runs gives all to one worker.
 const FLOWS: u64 = 24;
+
+/// A port with two queues, and no service yet.
+fn config() -> Config {
+    let device = "net_af_xdp0,iface=eth0,start_queue=0,queue_count=2";
+    let addresses = format!("{WAN_ADDRESSES}, {LAN_ADDRESSES}");
+    Config::new(&instance()).port("lan", device, &addresses)
+}
+
+/// weir with two workers.
+fn start(lab: &Lab, mut config: Config) -> Result<Daemon> {
+    let (workers, library) = preload::two_workers(lab.dir())?;
+    (config.workers, config.idle) = (workers, "adaptive");
+    let (name, text) = (config.instance.clone(), config.text());
+    Daemon::start_preloaded(&lab.balancer, lab.dir(), &name, &text, &library)
+}
 
 /// A number of each worker, by its name in `weirctl stats`.
 fn of_workers(weir: &Daemon, key: &str) -> Result<Vec<u64>> {
@@ -50,12 +68,7 @@ fn two_workers_share_the_work_and_hand_over_answers_of_full_nat_sessions() -> Re
             }
         }
     }
-    let name = instance();
-    let device = "net_af_xdp0,iface=eth0,start_queue=0,queue_count=2";
-    let addresses = format!("{WAN_ADDRESSES}, {LAN_ADDRESSES}");
-    let mut config = Config::new(&name).port("lan", device, &addresses);
-    let (workers, library) = preload::two_workers(lab.dir())?;
-    (config.workers, config.idle) = (workers, "adaptive");
+    let mut config = config();
     for (mode, keys, port) in MODES {
         for (family, vip, address) in [
             ("4", NAT_VIP4, backend4 as fn(usize) -> String),
@@ -70,8 +83,7 @@ fn two_workers_share_the_work_and_hand_over_answers_of_full_nat_sessions() -> Re
             }
         }
     }
-    let mut weir =
-        Daemon::start_preloaded(&lab.balancer, lab.dir(), &name, &config.text(), &library)?;
+    let mut weir = start(&lab, config)?;
     for (mode, _, port) in MODES {
         let before = of_workers(&weir, "forwarded")?;
         ensure!(before.len() == 2, "not two workers: {before:?}");
@@ -104,6 +116,50 @@ fn two_workers_share_the_work_and_hand_over_answers_of_full_nat_sessions() -> Re
     let errors = lab.checksum_errors()?;
     ensure!(errors.is_empty(), "kernels found errors:\n{errors}");
     // Every buffer is home.
+    ensure!(
+        weir.terminate()?.success(),
+        "weir did not end well:\n{}",
+        weir.log()
+    );
+    Ok(())
+}
+
+#[test]
+fn with_two_workers_a_pool_that_changes_under_load_fails_no_request() -> Result {
+    if !host::ready()? {
+        return Ok(());
+    }
+    let lab = Lab::queued(Arms::One, BACKENDS + 1, 2)?;
+    let named = (1..).zip(&lab.backends);
+    let _servers = named
+        .map(|(n, ns)| Nginx::start(ns, lab.dir(), &format!("b{n}")))
+        .collect::<Result<Vec<_>>>()?;
+    let mut all = config();
+    for ((mode, keys, _), vip, port) in
+        [(MODES[0], NAT_VIP4, 8080), (MODES[1], "198.51.100.11", 80)]
+    {
+        let to = backends((1..=BACKENDS + 1).map(backend4), port);
+        all = all
+            .service(mode, mode, "tcp", vip, "80", &to)
+            .service_text(keys);
+    }
+    let mut weir = start(&lab, all)?;
+    for (service, vip) in [("nat", NAT_VIP4), ("full-nat", "198.51.100.11")] {
+        let before = of_workers(&weir, "forwarded")?;
+        let load = Load::start(&lab.client, lab.dir(), vip)?;
+        let third = weir.nth_backend(service, 2)?;
+        weir.ctl(&["backend", "drain", service, &third, "--wait"])?;
+        weir.ctl(&["backend", "remove", service, &third])?;
+        weir.ctl(&["backend", "add", service, &third, "--weight", "3"])?;
+        let first = weir.nth_backend(service, 0)?;
+        weir.ctl(&["backend", "weight", service, &first, "2"])?;
+        std::thread::sleep(Duration::from_secs(1));
+        let requests = load.stop_without_failures()?;
+        let after = of_workers(&weir, "forwarded")?;
+        println!("{service}: {requests} requests, frames by worker {before:?}, then {after:?}");
+        let moved = after.iter().zip(&before).all(|(a, b)| a > b);
+        ensure!(moved, "{service}: a worker did nothing");
+    }
     ensure!(
         weir.terminate()?.success(),
         "weir did not end well:\n{}",
