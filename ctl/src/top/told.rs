@@ -19,7 +19,9 @@ pub(super) struct Told {
     pub(super) flows: HashMap<Place, u64>,
     /// What checks found.
     pub(super) checks: HashMap<Place, BackendHealth>,
-    /// The service whose flows are asked for next, where all together are too many for an answer.
+    /// All flows together were too many for an answer: each service's are asked for by themselves.
+    is_apart: bool,
+    /// The service whose flows are asked for next, where they are.
     next_flows: usize,
     /// The service whose checks are asked for next.
     next_checks: usize,
@@ -34,6 +36,16 @@ impl Told {
         ask: &mut dyn FnMut(&Question) -> Result<Answer, ClientError>,
         is_late: &dyn Fn() -> bool,
     ) -> bool {
+        if !self.is_apart && !self.all_flows(ask) {
+            return false;
+        }
+        if self.is_apart && !self.flows_in_turn(pool, ask, is_late) {
+            return false;
+        }
+        self.checks_in_turn(pool, ask, is_late)
+    }
+
+    fn all_flows(&mut self, ask: &mut dyn FnMut(&Question) -> Result<Answer, ClientError>) -> bool {
         let all = Question::Census {
             service: None,
             backend: None,
@@ -47,17 +59,15 @@ impl Told {
                     here.map(move |one| ((name.clone(), one.backend), one.flows))
                 });
                 self.flows = told.collect();
+                true
             }
-            Ok(_) => {}
             // More than an answer has room for.
             Err(ClientError::Refused(_)) => {
-                if !self.flows_in_turn(pool, ask, is_late) {
-                    return false;
-                }
+                self.is_apart = true;
+                true
             }
-            Err(_) => return false,
+            other => other.is_ok(),
         }
-        self.checks_in_turn(pool, ask, is_late)
     }
 
     fn flows_in_turn(
@@ -167,6 +177,8 @@ mod tests {
     struct Core {
         pool: Pool,
         asked: Cell<usize>,
+        /// Questions for the flows of all services.
+        censuses: Cell<usize>,
         /// Whether all flows fit into an answer.
         fits: bool,
         silent: bool,
@@ -177,6 +189,7 @@ mod tests {
             Self {
                 pool: pool(services),
                 asked: Cell::new(0),
+                censuses: Cell::new(0),
                 fits: true,
                 silent: false,
             }
@@ -184,6 +197,9 @@ mod tests {
 
         fn answer(&self, question: &Question) -> Result<Answer, ClientError> {
             self.asked.set(self.asked.get() + 1);
+            if matches!(question, Question::Census { .. }) {
+                self.censuses.set(self.censuses.get() + 1);
+            }
             let backends = |name: &str| {
                 let found = self.pool.service(name).unwrap();
                 found.backends.iter().map(|one| one.name(found))
@@ -261,6 +277,7 @@ mod tests {
         for _ in 0..10 {
             assert!(core.round(&mut told));
         }
+        assert_eq!(core.censuses.get(), 1, "what was refused is asked once");
         assert_eq!((told.flows.len(), told.checks.len()), (10, 10));
     }
 
