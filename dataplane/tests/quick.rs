@@ -199,13 +199,28 @@ fn records(capture: &Capture) -> Vec<Record> {
     all
 }
 
+/// A frame without its IPv4 identification, which a translated packet gets in the order of the ways that packets
+/// go. The header checksum is as if it had been zero.
+fn without_id((port, mut frame): Sent) -> Sent {
+    if frame[12..14] == [0x08, 0x00] {
+        let word = |at: usize| u32::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+        let sum = (0xffff - word(24)) + (0xffff - word(18));
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let check = (0xffff - sum) as u16 % 0xffff;
+        frame[18..20].fill(0);
+        frame[24..26].copy_from_slice(&check.to_be_bytes());
+    }
+    (port, frame)
+}
+
 /// Plays a burst and answers what left; gives all that left, and what was counted.
 fn play(rig: &mut Rig, bursts: &[Vec<Ask>]) -> Played {
     let mut all = Vec::new();
     for burst in bursts {
         let frames: Vec<Vec<u8>> = burst.iter().map(built).collect();
         let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
-        let sent = rig.play_burst(0, &frames);
+        let sent = rig.play_burst(0, &frames).into_iter().map(without_id);
+        let sent: Vec<Sent> = sent.collect();
         let answers: Vec<Vec<u8>> = sent
             .iter()
             .filter_map(|(_, sent)| answer(sent))
@@ -213,7 +228,7 @@ fn play(rig: &mut Rig, bursts: &[Vec<Ask>]) -> Played {
             .collect();
         all.extend(sent);
         let answers: Vec<&[u8]> = answers.iter().map(Vec::as_slice).collect();
-        all.extend(rig.play_burst(0, &answers));
+        all.extend(rig.play_burst(0, &answers).into_iter().map(without_id));
         rig.now += 1_000_000;
     }
     rig.assert_all_accounted_for();
@@ -283,8 +298,8 @@ proptest! {
 }
 
 #[test]
-fn most_packets_of_a_flow_that_is_known_leave_at_once() {
-    // Otherwise the law above would compare the long way with itself.
+fn each_of_these_ways_forwards() {
+    // Otherwise the law above would compare what is dropped.
     let mut rig = Rig::new(&config());
     for place in 0..SERVICES.len() {
         for transport in [

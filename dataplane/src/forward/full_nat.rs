@@ -8,7 +8,7 @@
 
 use weir_engine::buffer::Buffer;
 use weir_engine::wire::checksum::{Delta, Folded};
-use weir_engine::wire::{ipv4, ipv6, protocol, tcp, udp};
+use weir_engine::wire::{ethernet, ipv4, ipv6, protocol, tcp, udp};
 use weir_shm::counters::DropReason;
 
 use super::{family, telling};
@@ -193,21 +193,37 @@ pub fn translate<B: Buffer>(
     Ok(())
 }
 
+/// Where the transport header of an untagged packet without options or extensions lies.
+pub(super) const BEHIND4: usize = ethernet::LEN + ipv4::LEN;
+pub(super) const BEHIND6: usize = ethernet::LEN + ipv6::LEN;
+
 /// Hot: as [`translate`], for an untagged frame of the shape that nearly all have, whose checksums
 /// change by what its session began with; false, with nothing changed, for any other, and where the
-/// packet may travel no further.
+/// packet may travel no further. The Ethernet addresses are the caller's to set.
 #[inline(always)]
-pub fn translate_quickly(
+pub fn translate_quickly<B: Buffer>(
+    frame: &mut B,
+    packet: &Packet,
+    ends: &Ends,
+    (network, transport): (Folded, Folded),
+    id: impl FnOnce() -> u16,
+) -> bool {
+    match (packet.version, ends.version) {
+        (Version::V4, Version::V6) => family::quickly_to_v6(frame, packet, ends, transport),
+        (Version::V6, Version::V4) => family::quickly_to_v4(frame, packet, ends, transport, id),
+        _ => exchange(frame.data_mut(), packet, ends, network, transport),
+    }
+}
+
+/// Hot: other ends of the same family.
+#[inline(always)]
+fn exchange(
     frame: &mut [u8],
     packet: &Packet,
     ends: &Ends,
     network: Folded,
     transport: Folded,
 ) -> bool {
-    /// Ethernet and the fixed header: only an untagged packet without options has its transport
-    /// header there.
-    const BEHIND4: usize = 14 + ipv4::LEN;
-    const BEHIND6: usize = 14 + ipv6::LEN;
     let is_tcp = packet.protocol == protocol::TCP;
     if packet.ttl <= 1 || !(is_tcp || packet.protocol == protocol::UDP) {
         return false;
@@ -250,7 +266,7 @@ pub fn translate_quickly(
 
 /// Hot: the checksum of TCP, or of UDP.
 #[inline(always)]
-fn set_checksum(segment: &mut [u8], is_tcp: bool, change: Folded) {
+pub(super) fn set_checksum(segment: &mut [u8], is_tcp: bool, change: Folded) {
     let at = if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
     if let Some(field) = segment
         .get_mut(at..)

@@ -147,24 +147,24 @@ impl<'a> Quick<'a> {
         &mut self,
         frame: &mut B,
         lane: &mut Lane,
-        sessions: &Sessions,
+        (sessions, worker): (&Sessions, u16),
         record: Record<'_>,
     ) {
         let packet = &lane.packet;
         if let Some(backend) = self.services.backends.get(lane.backend as usize)
             && let Some(exit) = self.exits.get(backend.hop as usize)
             && let Some(own) = sessions.address(record.snat_address())
-            && packet.ip_len <= exit.mtu
+            && let ends = Ends::of(own.address, record.snat_port(), record.backend())
+            && full_nat::length_in(ends.version, packet) <= u32::from(exit.mtu)
             && packet.tag.is_none()
             && packet.tcp_flags & flags::SYN == 0
             && record.is_plain()
-            && let ends = Ends::of(own.address, record.snat_port(), record.backend())
+            && let bytes = frame.len() as u64
             && let change = record.change()
-            && let data = frame.data_mut()
-            && full_nat::translate_quickly(data, packet, &ends, change.network, change.transport)
-            && address(data, exit)
+            && let change = (change.network, change.transport)
+            && full_nat::translate_quickly(frame, packet, &ends, change, || own.next_id(worker))
+            && address(frame.data_mut(), exit)
         {
-            let bytes = data.len() as u64;
             let first = backend.counters as usize;
             self.counters.add_packet(first + counters::PACKETS, bytes);
             self.count(lane.service, bytes);
@@ -178,25 +178,26 @@ impl<'a> Quick<'a> {
         &mut self,
         frame: &mut B,
         lane: &mut Lane,
+        (sessions, worker): (&Sessions, u16),
         record: Record<'_>,
     ) {
         let packet = &lane.packet;
         if record.is_plain()
             && packet.tag.is_none()
             && packet.tcp_flags & (flags::SYN | flags::RST) == 0
+            && let Some(own) = sessions.address(record.snat_address())
             && let client = record.client()
             && let Some(hop) = self.adjacency.hop_toward(client.version, client.address)
             && let Some(exit) = self.exits.get(hop as usize)
-            && packet.ip_len <= exit.mtu
+            && full_nat::length_in(client.version, packet) <= u32::from(exit.mtu)
             && let vip = record.vip()
             && let ends = Ends::of(vip.address, vip.port, client)
+            && let bytes = frame.len() as u64
             && let change = record.change()
-            && let (network, transport) = (change.network_back, change.transport_back)
-            && let data = frame.data_mut()
-            && full_nat::translate_quickly(data, packet, &ends, network, transport)
-            && address(data, exit)
+            && let change = (change.network_back, change.transport_back)
+            && full_nat::translate_quickly(frame, packet, &ends, change, || own.next_id(worker))
+            && address(frame.data_mut(), exit)
         {
-            let bytes = data.len() as u64;
             let first = record.service_counters() as usize;
             (self.counters).add_packet(first + counters::RETURN_PACKETS, bytes);
             self.sent += 1;

@@ -112,7 +112,7 @@ pub fn all<B: Buffer>(
                 if let Some(record) = finding.client(frame.data(), lane)
                     && !stays
                 {
-                    quick.forward_session(frame, lane, sessions, record);
+                    quick.forward_session(frame, lane, (sessions, worker), record);
                 }
             }
             Verdict::Reset if is_full_nat(services, lane) => finding.spare(lane),
@@ -120,7 +120,7 @@ pub fn all<B: Buffer>(
                 if let Some(record) = finding.answer(lane)
                     && !stays
                 {
-                    quick.give_back_session(frame, lane, record);
+                    quick.give_back_session(frame, lane, (sessions, worker), record);
                 }
             }
             _ => {}

@@ -269,15 +269,11 @@ impl<'a> Record<'a> {
         self.hot[6].store(change.to_bits(), Relaxed);
     }
 
-    /// Whether its packets become others of the same family, and nothing is told of the client.
+    /// Whether nothing is told of the client, or has been.
     #[inline]
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        const BOTH: u8 = flag::CLIENT_V6 | flag::BACKEND_V6;
-        let flags = self.flags();
-        (flags & BOTH == 0 || flags & BOTH == BOTH)
-            && flags & flag::TELLING == 0
-            && self.inserted() == 0
+        self.flags() & flag::TELLING == 0 && self.inserted() == 0
     }
 
     pub(super) fn before(&self) -> u32 {
