@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use weir::config::Config;
+use weir_shm::document::parse_services;
 
 const GOOD: &str = r#"[instance]
 name = "lb1"
@@ -141,6 +142,25 @@ fn the_effective_configuration_means_the_same() {
     assert_eq!(config.effective(), again.effective());
     assert_eq!(config.pool, again.pool);
     assert_eq!((config.engine, config.ports), (again.engine, again.ports));
+}
+
+/// The keys that a document accepts at its top, as its complaint about any other lists them.
+fn top_level_keys(complaint: &str) -> std::collections::BTreeSet<&str> {
+    let (_, accepted) = complaint.split_once("accepted: ").unwrap();
+    accepted.split(", ").collect()
+}
+
+#[test]
+fn what_apply_takes_has_every_table_of_a_whole_configuration() {
+    let unknown = "[nosuch]\n";
+    let configuration = check(unknown).unwrap_err();
+    let apply = parse_services("pools.toml", unknown).unwrap_err().message;
+    assert_eq!(top_level_keys(&apply), top_level_keys(&configuration));
+    let text = format!("[metrics]\nlisten = \"127.0.0.1:9100\"\n[log]\nlevel = \"warn\"\n{GOOD}");
+    let config = check(&text).unwrap();
+    for whole in [text, config.effective()] {
+        assert_eq!(parse_services("weir.toml", &whole).unwrap().pool, config.pool);
+    }
 }
 
 #[test]

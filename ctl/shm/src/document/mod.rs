@@ -111,6 +111,10 @@ struct ServicesFile {
     _instance: Option<IgnoredAny>,
     #[serde(rename = "engine")]
     _engine: Option<IgnoredAny>,
+    #[serde(rename = "log")]
+    _log: Option<IgnoredAny>,
+    #[serde(rename = "metrics")]
+    _metrics: Option<IgnoredAny>,
     #[serde(rename = "port")]
     _port: Option<IgnoredAny>,
     #[serde(rename = "route")]
