@@ -265,7 +265,8 @@ fn write_v6(headers: &mut [u8], quote: &[u8], from: [u8; 16], to: [u8; 16], erro
 struct Bucket {
     /// Thousandths of an error.
     credit: u32,
-    seen: Tick,
+    /// `None` before the first error.
+    seen: Option<Tick>,
 }
 
 /// Errors of a kind that may be made a second, by each worker.
@@ -276,21 +277,19 @@ pub const BURST: u32 = 50;
 const COST: u32 = 1000;
 
 impl Bucket {
-    const fn full(now: Tick) -> Self {
-        Self {
-            credit: BURST * COST,
-            seen: now,
-        }
-    }
+    const FULL: Self = Self {
+        credit: BURST * COST,
+        seen: None,
+    };
 
     /// Refilled by the clock, whose milliseconds are worth [`RATE`] thousandths each.
     fn take(&mut self, now: Tick) -> bool {
-        let elapsed = now.since(self.seen);
-        // A capture's clock may step back; that earns nothing.
-        if elapsed <= u32::MAX / 2 {
-            let earned = elapsed.saturating_mul(RATE);
+        let passed = self.seen.map_or(Some(0), |seen| now.passed_since(seen));
+        // A clock that steps back earns nothing.
+        if let Some(passed) = passed {
+            let earned = passed.saturating_mul(RATE);
             self.credit = self.credit.saturating_add(earned).min(BURST * COST);
-            self.seen = now;
+            self.seen = Some(now);
         }
         let granted = self.credit >= COST;
         if granted {
@@ -310,11 +309,10 @@ pub struct Limiter {
 
 impl Default for Limiter {
     fn default() -> Self {
-        let full = Bucket::full(Tick(0));
         Self {
-            too_big: full,
-            time_exceeded: full,
-            unreachable: full,
+            too_big: Bucket::FULL,
+            time_exceeded: Bucket::FULL,
+            unreachable: Bucket::FULL,
         }
     }
 }

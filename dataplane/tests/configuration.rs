@@ -159,7 +159,10 @@ fn what_apply_takes_has_every_table_of_a_whole_configuration() {
     let text = format!("[metrics]\nlisten = \"127.0.0.1:9100\"\n[log]\nlevel = \"warn\"\n{GOOD}");
     let config = check(&text).unwrap();
     for whole in [text, config.effective()] {
-        assert_eq!(parse_services("weir.toml", &whole).unwrap().pool, config.pool);
+        assert_eq!(
+            parse_services("weir.toml", &whole).unwrap().pool,
+            config.pool
+        );
     }
 }
 

@@ -356,6 +356,29 @@ fn health_checks_are_sent_in_a_replay_only_when_asked_for() {
 }
 
 #[test]
+fn the_limit_on_icmp_errors_refills_whatever_the_clock_says() {
+    let bench = Bench::new();
+    let dying = |flow: u64| {
+        let source = format!("192.0.2.99:{}", 1000 + flow);
+        frame(&source, "192.0.2.10:80", Transport::Syn)
+            .ttl(1)
+            .build()
+    };
+    // START is a time whose milliseconds lie in the upper half of 32 bits.
+    let frames: Vec<(u64, Vec<u8>)> = (0..200).map(|flow| (flow, dying(flow))).collect();
+    bench.capture("in.pcap", &frames);
+    let output = bench.replay(&["--in", "wan=in.pcap", "--out", "wan=out.pcap", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let told = self::frames(&bench.path("out.pcap")).len();
+    assert_eq!(
+        told,
+        200,
+        "one a millisecond is the limit: {}",
+        json(&output)
+    );
+}
+
+#[test]
 fn a_refused_command_is_told_and_the_run_goes_on_to_exit_code_1() {
     let bench = Bench::new();
     bench.syns("in.pcap", 10);

@@ -20,6 +20,19 @@ impl Tick {
     pub const fn since(self, earlier: Self) -> u32 {
         self.0.wrapping_sub(earlier.0)
     }
+
+    /// Milliseconds since `earlier`, or `None` where that is later by less than a minute: another
+    /// clock's time, or one that stepped back. All other differences are time that passed, so that
+    /// silence is forgotten only once in 49 days, for a minute.
+    #[inline]
+    #[must_use]
+    pub const fn passed_since(self, earlier: Self) -> Option<u32> {
+        const STEP_BACK: u32 = 60_000;
+        match self.since(earlier) {
+            passed if passed <= u32::MAX - STEP_BACK => Some(passed),
+            _ => None,
+        }
+    }
 }
 
 /// What is known of a flow. The numbers are part of the layout.

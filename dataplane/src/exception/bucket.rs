@@ -44,10 +44,10 @@ impl Bucket {
 
     /// Whether a frame may pass at `now`; if so it is paid for.
     pub fn take(&mut self, now: Tick, expected: bool) -> bool {
-        let elapsed = self.seen.map_or(0, |seen| now.since(seen));
-        // A capture's clock may step back; that earns nothing.
-        if elapsed <= u32::MAX / 2 {
-            let earned = u64::from(elapsed) * self.rate;
+        let passed = self.seen.map_or(Some(0), |seen| now.passed_since(seen));
+        // A clock that steps back earns nothing.
+        if let Some(passed) = passed {
+            let earned = u64::from(passed) * self.rate;
             self.credit = self.credit.saturating_add(earned).min(self.full);
             self.seen = Some(now);
         }
@@ -94,6 +94,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn after_any_silence_the_bucket_is_full_again(
+            start: u32, silence in 32u32..u32::MAX - 60_000,
+        ) {
+            let mut bucket = Bucket::new(1_000);
+            let mut passed = |at| (0..100).filter(|_| bucket.take(Tick(at), true)).count();
+            prop_assert_eq!(passed(start), 32);
+            prop_assert_eq!(passed(start.wrapping_add(silence)), 32);
+        }
+
         #[test]
         fn never_more_than_the_rate_and_a_burst_passes(
             rate in 1u32..2_000_000,

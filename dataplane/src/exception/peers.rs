@@ -36,9 +36,10 @@ struct Entry {
 
 impl Entry {
     fn lives(&self, now: Tick) -> bool {
-        let age = now.since(Tick(self.at.load(Ordering::Relaxed)));
+        let at = Tick(self.at.load(Ordering::Relaxed));
         // Workers' clocks may be a little behind the control core's.
-        self.fingerprint.load(Ordering::Relaxed) != 0 && !(LIFE..=u32::MAX / 2).contains(&age)
+        let lives = now.passed_since(at).is_none_or(|age| age < LIFE);
+        self.fingerprint.load(Ordering::Relaxed) != 0 && lives
     }
 }
 
@@ -120,10 +121,20 @@ mod tests {
 
     #[test]
     fn what_has_died_makes_room() {
-        let peers = Peers::default();
-        for n in 0..100_000 {
-            peers.expect(hash(n), Kind::Peer, Tick(0));
+        for silence in [LIFE, u32::MAX / 2 + 1, u32::MAX - 60_000] {
+            let peers = Peers::default();
+            for n in 0..100_000 {
+                peers.expect(hash(n), Kind::Peer, Tick(0));
+            }
+            assert!(!peers.expects(hash(7), Kind::Peer, Tick(silence)));
+            assert!(peers.expect(hash(1_000_000), Kind::Peer, Tick(silence)));
         }
-        assert!(peers.expect(hash(1_000_000), Kind::Peer, Tick(LIFE)));
+    }
+
+    #[test]
+    fn a_worker_whose_clock_is_a_little_behind_expects_the_peer_too() {
+        let peers = Peers::default();
+        assert!(peers.expect(hash(1), Kind::Connection, Tick(3)));
+        assert!(peers.expects(hash(1), Kind::Connection, Tick(u32::MAX - 3)));
     }
 }

@@ -199,6 +199,20 @@ fn errors_are_limited_in_rate_by_kind() {
 
 proptest! {
     #[test]
+    fn after_any_silence_the_limit_is_whole_again(
+        start: u32, silence in BURST..u32::MAX - 60_000, first in 0u32..100,
+    ) {
+        let mut limiter = Limiter::default();
+        let mut granted = |at, count| {
+            (0..count)
+                .filter(|_| limiter.allows(Error::TimeExceeded, Tick(at)))
+                .count() as u32
+        };
+        prop_assert_eq!(granted(start, first), first.min(BURST));
+        prop_assert_eq!(granted(start.wrapping_add(silence), 1_000), BURST);
+    }
+
+    #[test]
     fn no_frame_makes_it_panic_and_an_answer_is_always_intact(
         mut frame in proptest::collection::vec(any::<u8>(), 0..200),
         v6: bool, network in 12usize..20,
