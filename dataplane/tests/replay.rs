@@ -355,6 +355,48 @@ fn health_checks_are_sent_in_a_replay_only_when_asked_for() {
     assert_eq!(frames(&bench.path("out.pcap")), sent);
 }
 
+/// The frame with 40 bytes of TCP options, all of them padding: there is no room for another.
+fn full_of_options(mut frame: Vec<u8>) -> Vec<u8> {
+    let options = [1; 40];
+    let total = u16::from_be_bytes([frame[16], frame[17]]) + 40;
+    frame[16..18].copy_from_slice(&total.to_be_bytes());
+    frame[14 + 32] = 0xf0;
+    frame.splice(54..54, options);
+    // The checksum of an IPv4 header stands for its other words.
+    frame[24..26].fill(0);
+    let sum = frame[14..34]
+        .chunks(2)
+        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
+        .sum::<u32>();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !((folded & 0xffff) as u16 + (folded >> 16) as u16);
+    frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+    frame
+}
+
+#[test]
+fn a_client_address_without_room_is_counted_in_the_report() {
+    let bench = Bench::new();
+    let toa = "forwarding = \"full-nat\"\nsnat_pool = [\"10.0.0.5\"]\nclient_address = \"toa\"\n";
+    let config = CONFIG.replace("forwarding = \"nat\"\n", toa);
+    std::fs::write(bench.path("weir.toml"), config).unwrap();
+    let (client, web) = ("192.0.2.99:1000", "192.0.2.10:80");
+    let syn = frame(client, web, Transport::Syn).payload(b"").build();
+    let mut data = full_of_options(frame(client, web, Transport::Ack).build());
+    // What follows the SYN has the next sequence number.
+    data[41] += 1;
+    bench.capture("in.pcap", &[(0, syn), (1, data)]);
+    let arguments = ["--in", "wan=in.pcap", "--out", "lan=out.pcap"];
+    let output = bench.replay(&[&arguments[..], &["--json"]].concat());
+    let report = json(&output);
+    assert_eq!(report["packets"]["forwarded"], 2, "{report}");
+    assert_eq!(report["counters"]["toa_no_room"], 1, "{report}");
+    assert_eq!(report["counters"]["received"], 2, "{report}");
+    assert!(report["counters"]["resets"].is_null(), "{report}");
+    let for_people = String::from_utf8(bench.replay(&arguments).stdout).unwrap();
+    assert!(for_people.contains("1  toa_no_room"), "{for_people}");
+}
+
 #[test]
 fn the_limit_on_icmp_errors_refills_whatever_the_clock_says() {
     let bench = Bench::new();

@@ -302,7 +302,7 @@ impl Player {
         );
         self.snapshot.quiesce();
         for (port, frame) in std::mem::take(&mut self.leaving.sent) {
-            self.pipeline.counters().add(layout::FORWARDED, 1);
+            self.forwarded(&frame);
             self.write(port, &frame)?;
         }
         for (port, frame) in std::mem::take(&mut self.leaving.answered) {
@@ -373,12 +373,18 @@ impl Player {
         let outgoing: Vec<_> = self.control.take_outgoing().collect();
         for frame in outgoing {
             if frame.balanced {
-                self.pipeline.counters().add(layout::FORWARDED, 1);
+                self.forwarded(&frame.frame);
             }
             self.write(frame.port, &frame.frame)?;
         }
         self.control.reclaim();
         Ok(())
+    }
+
+    fn forwarded(&mut self, frame: &HeapBuffer) {
+        let counters = self.pipeline.counters();
+        counters.add(layout::FORWARDED, 1);
+        counters.add(layout::FORWARDED_BYTES, frame.len() as u64);
     }
 
     fn write(&mut self, port: u16, frame: &HeapBuffer) -> Result<(), ReplayError> {

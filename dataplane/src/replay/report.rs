@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 use weir_engine::counters::CounterReader;
-use weir_shm::counters::{self, DropReason};
+use weir_shm::counters::{self, DropReason, WORKER_COUNTERS};
 
 use crate::control::book::Book;
 
@@ -82,6 +82,9 @@ pub struct Report {
     /// What steering did beyond a choice, by counter; what did not occur is left out.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub steering: BTreeMap<&'static str, u64>,
+    /// Everything else that is counted, by the names of `weirctl stats`; what did not occur is left
+    /// out.
+    pub counters: BTreeMap<&'static str, u64>,
     /// What passed between the ports and the kernel, where anything did.
     #[serde(skip_serializing_if = "KernelCounts::is_none")]
     pub kernel: KernelCounts,
@@ -110,6 +113,11 @@ impl Report {
         .into_iter()
         .filter(|(_, count)| *count > 0)
         .collect();
+        let counters = WORKER_COUNTERS
+            .iter()
+            .map(|(index, name, _)| (*name, sum(*index)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
         let packets = Packets {
             received: sum(counters::RECEIVED),
             forwarded: sum(counters::FORWARDED).saturating_sub(sum(counters::PIECES_MADE)),
@@ -150,6 +158,7 @@ impl Report {
             packets,
             drops,
             steering,
+            counters,
             kernel,
             services,
             events: Vec::new(),
@@ -174,6 +183,12 @@ impl fmt::Display for Report {
         }
         for (name, count) in &self.steering {
             writeln!(f, "  steering {count:>11}  {name}")?;
+        }
+        // What the first line and the lines of steering tell is told.
+        let told = ["received", "forwarded", "answered"];
+        let told = |name: &str| told.contains(&name) || self.steering.contains_key(name);
+        for (name, count) in self.counters.iter().filter(|(name, _)| !told(name)) {
+            writeln!(f, "  counted {count:>12}  {name}")?;
         }
         for (name, service) in &self.services {
             writeln!(
