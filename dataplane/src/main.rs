@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -119,8 +120,19 @@ fn load(path: &std::path::Path) -> Result<Arc<Config>, (u8, String)> {
 
 fn check(path: &std::path::Path) -> Exit {
     let config = load(path)?;
-    print!("{}", config.effective());
+    print(&config.effective())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes to standard output. Who reads no further has seen enough, which is no failure.
+fn print(text: &str) -> Result<(), (u8, String)> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err((FAILED, format!("weir: cannot write the output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(feature = "dpdk")]
@@ -191,9 +203,9 @@ fn replay(args: &ReplayArgs) -> Exit {
     if args.json {
         let text = serde_json::to_string(&outcome.report)
             .map_err(|error| (FAILED, format!("weir: {error}")))?;
-        println!("{text}");
+        print(&format!("{text}\n"))?;
     } else {
-        print!("{}", outcome.report);
+        print(&outcome.report.to_string())?;
     }
     for damage in &outcome.damaged {
         eprintln!("weir: {damage}");

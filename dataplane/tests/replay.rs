@@ -421,6 +421,41 @@ fn the_limit_on_icmp_errors_refills_whatever_the_clock_says() {
 }
 
 #[test]
+fn standard_output_that_fails_is_told_and_one_that_is_closed_is_no_failure() {
+    let bench = Bench::new();
+    bench.syns("in.pcap", 1);
+    let replay = ["replay", "--in", "wan=in.pcap", "--out", "o.pcap"];
+    for arguments in [
+        &["check"][..],
+        &replay,
+        &[&replay[..], &["--json"]].concat(),
+    ] {
+        let run = |stdout: std::fs::File| {
+            Command::new(env!("CARGO_BIN_EXE_weir"))
+                .current_dir(bench.folder.path())
+                .args(arguments)
+                .args(["--config", "weir.toml"])
+                .stdout(stdout)
+                .stderr(std::process::Stdio::piped())
+                .output()
+                .unwrap()
+        };
+        let full = run(std::fs::File::create("/dev/full").unwrap());
+        let stderr = String::from_utf8_lossy(&full.stderr);
+        assert_eq!(full.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert!(
+            stderr.starts_with("weir: cannot write the output: No space left"),
+            "{arguments:?}: {stderr}"
+        );
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let closed = run(std::os::fd::OwnedFd::from(writer).into());
+        assert!(closed.status.success(), "{arguments:?}: {closed:?}");
+        assert!(closed.stderr.is_empty(), "{arguments:?}: {closed:?}");
+    }
+}
+
+#[test]
 fn a_refused_command_is_told_and_the_run_goes_on_to_exit_code_1() {
     let bench = Bench::new();
     bench.syns("in.pcap", 10);
