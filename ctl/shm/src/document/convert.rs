@@ -73,7 +73,6 @@ fn service(
         let size = source.integer("table_size", value, 2..=u64::from(MAX_TABLE_SIZE))?;
         service.table_size = u32::try_from(size).unwrap_or(MAX_TABLE_SIZE);
     }
-    service.steering = super::steering::steering(source, doc)?;
     if let Some(value) = &doc.ping {
         service.ping = source.word("ping", value, &Ping::accepted())?;
     }
@@ -86,6 +85,7 @@ fn service(
         service.client_address = source.word("client_address", value, &accepted)?;
     }
     let mut fields = Fields::new();
+    service.steering = super::steering::steering(source, doc, &mut fields)?;
     note(&mut fields, &tunnel::fields(doc));
     note(
         &mut fields,
@@ -99,7 +99,6 @@ fn service(
             ("table_size", doc.table_size.as_ref()),
             ("ring_vnodes", doc.ring_vnodes.as_ref()),
             ("hash", doc.hash.as_ref()),
-            ("affinity", doc.affinity.as_ref()),
             ("all_down", doc.all_down.as_ref()),
             ("ping", doc.ping.as_ref()),
             ("snat_pool", doc.snat_pool.as_ref()),
@@ -107,8 +106,8 @@ fn service(
         ],
     );
     if let Some(doc) = &doc.timeouts {
-        service.timeouts = timeouts(source, doc.get_ref())?;
         fields.push(("timeouts", doc.span()));
+        service.timeouts = timeouts(source, doc.get_ref(), &mut fields)?;
     }
     changes(source, doc, &mut service, &mut fields)?;
     if let Some(doc) = &doc.health {
@@ -159,7 +158,11 @@ pub(super) fn port_number(source: &Source, value: &Value) -> Result<u16, Diagnos
     Ok(u16::try_from(port).unwrap_or(u16::MAX))
 }
 
-fn timeouts(source: &Source, doc: &TimeoutsDoc) -> Result<Timeouts, Diagnostic> {
+fn timeouts(
+    source: &Source,
+    doc: &TimeoutsDoc,
+    fields: &mut Fields,
+) -> Result<Timeouts, Diagnostic> {
     let mut timeouts = Timeouts::default();
     for (key, value, place) in [
         ("syn", &doc.syn, &mut timeouts.syn),
@@ -171,6 +174,15 @@ fn timeouts(source: &Source, doc: &TimeoutsDoc) -> Result<Timeouts, Diagnostic> 
             *place = source.duration(key, value)?;
         }
     }
+    note(
+        fields,
+        &[
+            ("timeouts.syn", doc.syn.as_ref()),
+            ("timeouts.established", doc.established.as_ref()),
+            ("timeouts.closing", doc.closing.as_ref()),
+            ("timeouts.udp", doc.udp.as_ref()),
+        ],
+    );
     Ok(timeouts)
 }
 

@@ -3,7 +3,11 @@
 //! Values are taken as they are and judged in `convert`, where a message can name the key and what
 //! it accepts.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::Value;
@@ -31,7 +35,7 @@ pub struct ServiceDoc {
     /// What the table is asked with.
     pub hash: Option<Value>,
     /// Whether a client's flows stay together.
-    pub affinity: Option<Value>,
+    pub affinity: Option<Spanned<AffinityDoc>>,
     /// What becomes of packets when all backends are down.
     pub all_down: Option<Value>,
     /// "answer", "forward" or "drop".
@@ -75,6 +79,71 @@ pub struct ServiceDoc {
     /// `[[service.backend]]`.
     #[serde(default)]
     pub backend: Vec<Spanned<BackendDoc>>,
+}
+
+/// `affinity`: a word, or a table.
+#[derive(Debug, Clone)]
+pub enum AffinityDoc {
+    /// `{ by = "source", … }`.
+    Table(AffinityTable),
+    /// Anything else, a word among it.
+    Other(toml::Value),
+}
+
+/// `affinity = { … }`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub struct AffinityTable {
+    /// What clients are told by.
+    pub by: Option<Value>,
+    /// Bits of an IPv4 address.
+    pub prefix4: Option<Value>,
+    /// Bits of an IPv6 address.
+    pub prefix6: Option<Value>,
+    /// How long a client is remembered.
+    pub timeout: Option<Value>,
+}
+
+impl<'de> Deserialize<'de> for AffinityDoc {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AffinityVisitor)
+    }
+}
+
+/// Tells a table from all else, so that the table's values keep their places.
+struct AffinityVisitor;
+
+impl<'de> Visitor<'de> for AffinityVisitor {
+    type Value = AffinityDoc;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a table")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AffinityDoc, A::Error> {
+        AffinityTable::deserialize(MapAccessDeserializer::new(map)).map(AffinityDoc::Table)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<AffinityDoc, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(AffinityDoc::Other(toml::Value::Array(Vec::new())))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<AffinityDoc, E> {
+        Ok(AffinityDoc::Other(text.into()))
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<AffinityDoc, E> {
+        Ok(AffinityDoc::Other(value.into()))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<AffinityDoc, E> {
+        Ok(AffinityDoc::Other(number.into()))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<AffinityDoc, E> {
+        Ok(AffinityDoc::Other(number.into()))
+    }
 }
 
 /// `timeouts = { … }`.

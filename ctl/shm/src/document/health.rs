@@ -61,12 +61,12 @@ pub(super) fn health(
         }
     }
     if let Some(doc) = &doc.tls {
-        health.tls = tls(source, doc.get_ref())?;
         fields.push(("health.tls", doc.span()));
+        health.tls = tls(source, doc.get_ref(), fields)?;
     }
     if let Some(doc) = &doc.flap {
-        health.flap = flap(source, doc.get_ref())?;
         fields.push(("health.flap", doc.span()));
+        health.flap = flap(source, doc.get_ref(), fields)?;
     }
     note(
         fields,
@@ -119,7 +119,7 @@ fn bytes(source: &Source, key: &str, value: &Value) -> Result<Vec<u8>, Diagnosti
         .map_err(|message| source.diagnostic(value.span(), &format!("`{key}`: {message}")))
 }
 
-fn tls(source: &Source, doc: &TlsDoc) -> Result<Tls, Diagnostic> {
+fn tls(source: &Source, doc: &TlsDoc, fields: &mut Fields) -> Result<Tls, Diagnostic> {
     let mut tls = Tls::default();
     if let Some(value) = &doc.verify {
         tls.verify = source.boolean("verify", value)?;
@@ -134,10 +134,19 @@ fn tls(source: &Source, doc: &TlsDoc) -> Result<Tls, Diagnostic> {
             *place = Some(source.string(key, value, "a string")?.to_owned());
         }
     }
+    note(
+        fields,
+        &[
+            ("health.tls.ca", doc.ca.as_ref()),
+            ("health.tls.server_name", doc.server_name.as_ref()),
+            ("health.tls.certificate", doc.certificate.as_ref()),
+            ("health.tls.key", doc.key.as_ref()),
+        ],
+    );
     Ok(tls)
 }
 
-fn flap(source: &Source, doc: &FlapDoc) -> Result<Flap, Diagnostic> {
+fn flap(source: &Source, doc: &FlapDoc, fields: &mut Fields) -> Result<Flap, Diagnostic> {
     let mut flap = Flap::default();
     if let Some(value) = &doc.changes {
         flap.changes = u32::try_from(source.integer("changes", value, 0..=1000)?).unwrap_or(1000);
@@ -154,5 +163,14 @@ fn flap(source: &Source, doc: &FlapDoc) -> Result<Flap, Diagnostic> {
     if doc.max_hold.is_none() {
         flap.max_hold = flap.max_hold.max(flap.hold);
     }
+    note(
+        fields,
+        &[
+            ("health.flap.changes", doc.changes.as_ref()),
+            ("health.flap.window", doc.window.as_ref()),
+            ("health.flap.hold", doc.hold.as_ref()),
+            ("health.flap.max_hold", doc.max_hold.as_ref()),
+        ],
+    );
     Ok(flap)
 }

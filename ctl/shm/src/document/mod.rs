@@ -22,7 +22,8 @@ use toml::Spanned;
 use crate::model::{Pool, Problem};
 
 pub use docs::{
-    BackendDoc, FlapDoc, HealthDoc, QuicConfigDoc, QuicDoc, ServiceDoc, TimeoutsDoc, TlsDoc,
+    AffinityDoc, AffinityTable, BackendDoc, FlapDoc, HealthDoc, QuicConfigDoc, QuicDoc, ServiceDoc,
+    TimeoutsDoc, TlsDoc,
 };
 pub use source::{Diagnostic, Source, Value};
 
@@ -60,7 +61,7 @@ pub struct Spans {
 pub struct ServiceSpans {
     /// Its head, `[[service]]`.
     pub head: Range<usize>,
-    /// The values of its keys; those of its health check as `health.kind` and so on.
+    /// The values of its keys; those in tables as `health.kind`, `timeouts.syn` and so on.
     pub fields: Vec<(&'static str, Range<usize>)>,
     /// One for each backend, in order.
     pub backends: Vec<BackendSpans>,
@@ -93,9 +94,11 @@ impl Spans {
             Some(backend) => (&backend.head, &backend.fields),
             None => (&service.head, &service.fields),
         };
-        fields
-            .iter()
-            .find(|(name, _)| *name == key)
+        let place = |key: &str| fields.iter().find(|(name, _)| *name == key);
+        // The value, or the table that it is missing from.
+        let table = key.rsplit_once('.').map_or("", |(table, _)| table);
+        place(key)
+            .or_else(|| place(table))
             .map_or(head, |(_, span)| span)
             .clone()
     }
@@ -144,7 +147,7 @@ pub fn services_from_docs(
     let (pool, spans) = convert::pool(source, docs)?;
     let warnings = pool
         .validate()
-        .map_err(|problem| source.diagnostic(spans.locate(&problem), &problem.message))?
+        .map_err(|problem| source.diagnostic(spans.locate(&problem), &problem.with_key()))?
         .into_iter()
         .map(|warning| {
             source.diagnostic(

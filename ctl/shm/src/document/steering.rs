@@ -1,15 +1,19 @@
 //! How backends are chosen, from TOML: `ring_vnodes`, `hash`, `affinity`, `all_down`.
 
-use std::ops::RangeInclusive;
+use toml::Spanned;
 
-use super::{Diagnostic, ServiceDoc, Source, Value};
-use crate::duration;
+use super::convert::{Fields, note};
+use super::{AffinityDoc, Diagnostic, ServiceDoc, Source};
 use crate::model::{Affinity, AllDown, HashInput, MAX_RING_VNODES, Steering};
 
 const AFFINITY: &str =
     "\"source\", or { by = \"source\", prefix4 = 32, prefix6 = 128, timeout = \"3h\" }";
 
-pub(super) fn steering(source: &Source, doc: &ServiceDoc) -> Result<Steering, Diagnostic> {
+pub(super) fn steering(
+    source: &Source,
+    doc: &ServiceDoc,
+    fields: &mut Fields,
+) -> Result<Steering, Diagnostic> {
     let mut steering = Steering::default();
     if let Some(value) = &doc.ring_vnodes {
         let count = source.integer("ring_vnodes", value, 1..=u64::from(MAX_RING_VNODES))?;
@@ -21,55 +25,56 @@ pub(super) fn steering(source: &Source, doc: &ServiceDoc) -> Result<Steering, Di
     if let Some(value) = &doc.all_down {
         steering.all_down = source.word("all_down", value, &AllDown::accepted())?;
     }
-    if let Some(value) = &doc.affinity {
-        steering.affinity = Some(affinity(source, value)?);
+    if let Some(doc) = &doc.affinity {
+        fields.push(("affinity", doc.span()));
+        steering.affinity = Some(affinity(source, doc, fields)?);
     }
     Ok(steering)
 }
 
-fn affinity(source: &Source, value: &Value) -> Result<Affinity, Diagnostic> {
+fn affinity(
+    source: &Source,
+    spanned: &Spanned<AffinityDoc>,
+    fields: &mut Fields,
+) -> Result<Affinity, Diagnostic> {
     let mut affinity = Affinity::default();
-    let Some(table) = value.get_ref().as_table() else {
-        return match source.string("affinity", value, AFFINITY)? {
-            "source" => Ok(affinity),
-            other => Err(source.refused("affinity", value, &format!("{other:?}"), AFFINITY)),
-        };
+    let doc = match spanned.get_ref() {
+        AffinityDoc::Table(doc) => doc,
+        AffinityDoc::Other(word) => {
+            let value = Spanned::new(spanned.span(), word.clone());
+            return match source.string("affinity", &value, AFFINITY)? {
+                "source" => Ok(affinity),
+                other => Err(source.refused("affinity", &value, &format!("{other:?}"), AFFINITY)),
+            };
+        }
     };
-    if !table.contains_key("by") {
-        return Err(source.refused("affinity", value, "no `by`", AFFINITY));
+    let Some(by) = &doc.by else {
+        let message = format!("`affinity`: found no `by`; accepted: {AFFINITY}");
+        return Err(source.diagnostic(spanned.span(), &message));
+    };
+    match source.string("by", by, "\"source\"")? {
+        "source" => {}
+        other => return Err(source.refused("by", by, &format!("{other:?}"), "\"source\"")),
     }
-    for (key, item) in table {
-        let refused = |accepted: &str| {
-            Err(source.refused("affinity", value, &format!("{key} = {item}"), accepted))
-        };
-        let bits = |range: RangeInclusive<i64>| {
-            let found = item.as_integer().filter(|bits| range.contains(bits));
-            found.and_then(|bits| u8::try_from(bits).ok())
-        };
-        match key.as_str() {
-            "by" if item.as_str() == Some("source") => {}
-            "by" => return refused("by = \"source\""),
-            "prefix4" => match bits(1..=32) {
-                Some(bits) => affinity.prefix4 = bits,
-                None => return refused("1 to 32 bits"),
-            },
-            "prefix6" => match bits(1..=128) {
-                Some(bits) => affinity.prefix6 = bits,
-                None => return refused("1 to 128 bits"),
-            },
-            "timeout" => match item.as_str().map(duration::parse) {
-                Some(Ok(timeout)) => affinity.timeout = timeout,
-                _ => return refused(duration::ACCEPTED),
-            },
-            _ => {
-                return Err(source.refused(
-                    "affinity",
-                    value,
-                    &format!("unknown key `{key}`"),
-                    "`by`, `prefix4`, `prefix6`, `timeout`",
-                ));
-            }
+    for (key, value, most, place) in [
+        ("prefix4", &doc.prefix4, 32, &mut affinity.prefix4),
+        ("prefix6", &doc.prefix6, 128, &mut affinity.prefix6),
+    ] {
+        if let Some(value) = value {
+            let bits = source.integer(key, value, 1..=most)?;
+            *place = u8::try_from(bits).unwrap_or(u8::MAX);
         }
     }
+    if let Some(value) = &doc.timeout {
+        affinity.timeout = source.duration("timeout", value)?;
+    }
+    note(
+        fields,
+        &[
+            ("affinity.prefix4", doc.prefix4.as_ref()),
+            ("affinity.prefix6", doc.prefix6.as_ref()),
+            ("affinity.timeout", doc.timeout.as_ref()),
+        ],
+    );
     Ok(affinity)
 }

@@ -110,6 +110,153 @@ fn of_a_whole_configuration_the_services_count() {
     );
 }
 
+/// Whether a complaint says which key or table it is about.
+fn names_its_subject(complaint: &str) -> bool {
+    ["`", "[service", " = \"", "not valid TOML"]
+        .iter()
+        .any(|sign| complaint.contains(sign))
+}
+
+#[test]
+fn complaints_about_values_name_their_key_and_stand_at_the_value() {
+    let health = |keys: &str| format!("{WEB}[service.health]\nkind = \"http\"\n{keys}\n");
+    let table = [
+        // What is wrong, after which text it stands, and what is said.
+        (
+            format!("{WEB}timeouts = {{ udp = \"5s\", syn = \"0s\" }}\n"),
+            "syn = ",
+            "`syn`: found 0s; accepted: 1ms to 30d",
+        ),
+        (
+            format!("{WEB}timeouts = {{ udp = \"31d\" }}\n"),
+            "udp = ",
+            "`udp`: found 31d; accepted: up to 30d",
+        ),
+        (
+            format!("{WEB}[service.timeouts]\nsyn = \"5s\"\nclosing = \"0s\"\n"),
+            "closing = ",
+            "`closing`: found 0s",
+        ),
+        (
+            format!("{WEB}affinity = {{ by = \"source\", timeout = \"0s\" }}\n"),
+            "timeout = ",
+            "`timeout`: found 0s; accepted: 1ms to 30d",
+        ),
+        (
+            format!("{WEB}affinity = {{ by = \"source\", timeout = 5 }}\n"),
+            "timeout = ",
+            "`timeout`: found 5; accepted: a whole number with a unit",
+        ),
+        (
+            format!("{WEB}affinity = {{ prefix6 = 129, by = \"source\" }}\n"),
+            "prefix6 = ",
+            "`prefix6`: found 129; accepted: a whole number from 1 to 128",
+        ),
+        (
+            format!("{WEB}[service.affinity]\nby = \"source\"\nprefix4 = 0\n"),
+            "prefix4 = ",
+            "`prefix4`: found 0; accepted: a whole number from 1 to 32",
+        ),
+        (
+            format!("{WEB}affinity = {{ by = \"destination\" }}\n"),
+            "by = ",
+            "`by`: found \"destination\"; accepted: \"source\"",
+        ),
+        (
+            format!("{WEB}affinity = {{ by = \"source\", prefix = 24 }}\n"),
+            "\"source\", ",
+            "found unknown key `prefix`; accepted: `by`, `prefix4`, `prefix6`, `timeout`",
+        ),
+        (
+            format!("{WEB}affinity = {{ prefix4 = 24 }}\n"),
+            "affinity = ",
+            "`affinity`: found no `by`; accepted: \"source\", or {",
+        ),
+        (
+            format!("{WEB}affinity = \"client\"\n"),
+            "affinity = ",
+            "`affinity`: found \"client\"; accepted: \"source\", or {",
+        ),
+        (
+            format!("{WEB}affinity = [1]\n"),
+            "affinity = ",
+            "`affinity`: found an array; accepted: \"source\", or {",
+        ),
+        (
+            health("interval = \"0s\""),
+            "interval = ",
+            "`interval`: found 0s; accepted: 1ms to 30d",
+        ),
+        (
+            health("flap = { changes = 3, hold = \"0s\" }"),
+            " hold = ",
+            "`hold`: found 0s",
+        ),
+        (
+            health("flap = { max_hold = \"1m\", hold = \"5m\" }"),
+            "max_hold = ",
+            "found `max_hold` 1m below `hold` 5m; accepted: at least as long, up to 30d",
+        ),
+        (
+            health("tls = { verify = true, ca = \"\" }").replace("\"http\"", "\"https\""),
+            " ca = ",
+            "found `ca` \"\"; accepted: 1 to 255 printable characters",
+        ),
+        (
+            health("payload = \"ping\""),
+            "payload = ",
+            "found `payload` with kind = \"http\"; accepted: with \"udp\" only",
+        ),
+        (
+            health("body = \"ok\"\nmethod = \"HEAD\""),
+            "body = ",
+            "found `body` with method = \"HEAD\"",
+        ),
+        (
+            format!("{WEB}dscp = 7\n"),
+            "dscp = ",
+            "found `dscp` with forwarding = \"nat\"; accepted: with \"dsr-dscp\" only",
+        ),
+        (
+            format!("{WEB}ring_vnodes = 7\n"),
+            "ring_vnodes = ",
+            "found `ring_vnodes` with scheduler = \"maglev\"; accepted: with \"ring\" only",
+        ),
+        (
+            format!("{WEB}mss_clamp = 1400\n").replace("\"tcp\"", "\"udp\""),
+            "mss_clamp = ",
+            "found `mss_clamp` with protocol = \"udp\"",
+        ),
+        (
+            format!("{WEB}client_address = \"toa\"\n"),
+            "client_address = ",
+            "`client_address`: found \"toa\" in \"nat\"",
+        ),
+        (
+            format!("{WEB}table_size = 65536\n"),
+            "table_size = ",
+            "`table_size`: found 65536; accepted: a prime",
+        ),
+        (
+            format!("{WEB}slow_start = \"31d\"\n"),
+            "slow_start = ",
+            "`slow_start`: found 31d",
+        ),
+    ];
+    for (text, after, says) in &table {
+        let at = text.find(after).unwrap() + after.len();
+        let before = &text[..at];
+        let line = before.lines().count();
+        let column = before.lines().last().unwrap().len() + 1;
+        assert_eq!(
+            complaint(text).split_inclusive(says).next(),
+            Some(&*format!("pools.toml:{line}:{column}: {says}")),
+            "{}",
+            complaint(text)
+        );
+    }
+}
+
 #[test]
 fn complaints_name_place_found_and_accepted() {
     let backend = |lines: &str| format!("{WEB}[[service.backend]]\n{lines}");
@@ -417,6 +564,7 @@ fn complaints_name_place_found_and_accepted() {
         for part in *parts {
             assert!(complaint.contains(part), "{part:?} is not in: {complaint}");
         }
+        assert!(names_its_subject(&complaint), "{complaint}");
     }
 }
 
@@ -677,6 +825,7 @@ fn what_quic_cannot_be_is_refused_with_its_place() {
         for part in *parts {
             assert!(complaint.contains(part), "{part:?} is not in: {complaint}");
         }
+        assert!(names_its_subject(&complaint), "{complaint}");
     }
 }
 

@@ -173,9 +173,9 @@ impl Health {
         for (field, value) in [
             ("health.interval", self.interval),
             ("health.timeout", self.timeout),
-            ("health.flap", window),
-            ("health.flap", hold),
-            ("health.flap", max_hold),
+            ("health.flap.window", window),
+            ("health.flap.hold", hold),
+            ("health.flap.max_hold", max_hold),
         ] {
             super::validate::check_duration(field, value)?;
         }
@@ -186,15 +186,15 @@ impl Health {
         }
         if changes > 1000 {
             return Err((
-                "health.flap",
+                "health.flap.changes",
                 format!("found {changes} changes; accepted: 0 (never held down) to 1000"),
             ));
         }
         if max_hold < hold {
             return Err((
-                "health.flap",
+                "health.flap.max_hold",
                 format!(
-                    "found max_hold {} below hold {}; accepted: at least as long, up to {}",
+                    "found `max_hold` {} below `hold` {}; accepted: at least as long, up to {}",
                     duration::text(max_hold),
                     duration::text(hold),
                     duration::text(MAX_TIMEOUT)
@@ -266,7 +266,7 @@ impl Health {
         if self.body.is_some() && self.method.as_deref() == Some("HEAD") {
             return Err((
                 "health.body",
-                "found it with method = \"HEAD\", whose answers have no body; accepted: with \
+                "found `body` with method = \"HEAD\", whose answers have no body; accepted: with \
                  another method"
                     .to_owned(),
             ));
@@ -278,7 +278,8 @@ impl Health {
         (
             field,
             format!(
-                "found it with kind = \"{}\"; accepted: with {kinds} only",
+                "found `{}` with kind = \"{}\"; accepted: with {kinds} only",
+                super::validate::last_key(field),
                 self.kind
             ),
         )
@@ -330,19 +331,20 @@ impl Health {
         if self.kind != HealthKind::Https {
             return Err(self.only_with("health.tls", "\"https\""));
         }
-        for (name, text) in [
-            ("ca", &tls.ca),
-            ("server_name", &tls.server_name),
-            ("certificate", &tls.certificate),
-            ("key", &tls.key),
+        for (field, text) in [
+            ("health.tls.ca", &tls.ca),
+            ("health.tls.server_name", &tls.server_name),
+            ("health.tls.certificate", &tls.certificate),
+            ("health.tls.key", &tls.key),
         ] {
             let Some(text) = text else { continue };
             let printable = text.bytes().all(|byte| byte >= b' ' && byte != 0x7f);
             if text.is_empty() || text.len() > MAX_TEXT || !printable {
                 return Err((
-                    "health.tls",
+                    field,
                     format!(
-                        "found {name} {text:?}; accepted: 1 to {MAX_TEXT} printable characters"
+                        "found `{}` {text:?}; accepted: 1 to {MAX_TEXT} printable characters",
+                        super::validate::last_key(field)
                     ),
                 ));
             }

@@ -151,7 +151,9 @@ impl Service {
             (Some(_), other) if other != Scheduler::Ring => {
                 return Err((
                     "ring_vnodes",
-                    format!("found it with scheduler = \"{other}\"; accepted: with \"ring\" only"),
+                    format!(
+                        "found `ring_vnodes` with scheduler = \"{other}\"; accepted: with \"ring\" only"
+                    ),
                 ));
             }
             _ => {}
@@ -200,16 +202,15 @@ impl Service {
             timeout,
         }) = *affinity
         {
-            if !(1..=32).contains(&prefix4) || !(1..=128).contains(&prefix6) {
-                return Err((
-                    "affinity",
-                    format!(
-                        "found prefix4 = {prefix4} and prefix6 = {prefix6}; accepted: 1 to 32 and 1 \
-                         to 128 bits"
-                    ),
-                ));
+            for (field, bits, most) in [
+                ("affinity.prefix4", prefix4, 32),
+                ("affinity.prefix6", prefix6, 128),
+            ] {
+                if !(1..=most).contains(&bits) {
+                    return Err((field, format!("found {bits}; accepted: 1 to {most} bits")));
+                }
             }
-            super::validate::check_duration("affinity", timeout)?;
+            super::validate::check_duration("affinity.timeout", timeout)?;
         }
         Ok(())
     }

@@ -325,7 +325,7 @@ impl Service {
                 return Err((
                     key,
                     format!(
-                        "found it with forwarding = \"{}\"; accepted: with {} only",
+                        "found `{key}` with forwarding = \"{}\"; accepted: with {} only",
                         self.forwarding,
                         modes(works)
                     ),
@@ -387,7 +387,7 @@ impl Service {
             Some(_) if !matches!(self.protocol, Protocol::Tcp | Protocol::Any) => Err((
                 "mss_clamp",
                 format!(
-                    "found it with protocol = \"{}\"; accepted: with \"tcp\" or \"any\" only",
+                    "found `mss_clamp` with protocol = \"{}\"; accepted: with \"tcp\" or \"any\" only",
                     self.protocol
                 ),
             )),

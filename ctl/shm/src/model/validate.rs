@@ -26,6 +26,27 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// The message with the key that it is about before it, unless it names the key itself.
+    #[must_use]
+    pub fn with_key(&self) -> String {
+        let Self { field, message, .. } = self;
+        let key = last_key(field);
+        let names = |sign: String| message.contains(&sign);
+        // What is wrong with a pool as a whole, or with a table, has no key.
+        let of_a_table = self.service.is_none() || matches!(*field, "backend" | "quic");
+        if of_a_table || names(format!("`{key}`")) || names(format!("found {key} = ")) {
+            return message.clone();
+        }
+        format!("`{key}`: {message}")
+    }
+}
+
+/// A key without the tables that it is in: `timeout` of `health.timeout`.
+pub(super) fn last_key(field: &str) -> &str {
+    field.rsplit('.').next().unwrap_or(field)
+}
+
 /// What an operator should know of a pool that is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
@@ -232,13 +253,13 @@ impl Service {
             ));
         }
         let Self { timeouts, .. } = self;
-        for timeout in [
-            timeouts.syn,
-            timeouts.established,
-            timeouts.closing,
-            timeouts.udp,
+        for (field, timeout) in [
+            ("timeouts.syn", timeouts.syn),
+            ("timeouts.established", timeouts.established),
+            ("timeouts.closing", timeouts.closing),
+            ("timeouts.udp", timeouts.udp),
         ] {
-            check_duration("timeouts", timeout)?;
+            check_duration(field, timeout)?;
         }
         quic::check_configs(self)?;
         self.check_tunnel()?;
