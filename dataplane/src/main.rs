@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use weir::config::{Config, LogFormat, LogLevel};
+use weir::config::{Config, LogFormat, LogLevel, NO_HASH_KEY};
 use weir::replay::script::Script;
 use weir::replay::{self, Plan};
 
@@ -109,17 +109,23 @@ fn main() -> ExitCode {
 
 type Exit = Result<ExitCode, (u8, String)>;
 
-/// Loads a configuration; what the operator should know goes to standard error.
 fn load(path: &std::path::Path) -> Result<Arc<Config>, (u8, String)> {
     let config = Config::load(path).map_err(|error| (USAGE, error.to_string()))?;
-    for warning in &config.warnings {
-        eprintln!("{}: warning: {warning}", path.display());
-    }
     Ok(Arc::new(config))
+}
+
+/// What the operator should know, to standard error: `FILE:LINE:COLUMN: warning: WHAT`.
+fn warn<'a>(config: &Config, warnings: impl Iterator<Item = &'a String>) {
+    let file = config.path.display();
+    for warning in warnings {
+        let (place, what) = warning.split_once(": ").unwrap_or(("1:1", warning));
+        eprintln!("{file}:{place}: warning: {what}");
+    }
 }
 
 fn check(path: &std::path::Path) -> Exit {
     let config = load(path)?;
+    warn(&config, config.warnings.iter());
     print(&config.effective())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -157,7 +163,7 @@ fn run(args: &RunArgs) -> Exit {
     config.log.level = args.log_level.unwrap_or(config.log.level);
     log::start(config.log);
     for warning in &config.warnings {
-        log::doubt(format_args!("{}: {warning}", args.config.display()));
+        log::doubt(format_args!("{}:{warning}", args.config.display()));
     }
     if let Err(error) = weir::daemon::run(&Arc::new(config)) {
         log::fail(error);
@@ -176,6 +182,9 @@ fn run(_: &RunArgs) -> Exit {
 
 fn replay(args: &ReplayArgs) -> Exit {
     let config = load(&args.config)?;
+    // A replay makes no random key: the same key stands for an absent one every time.
+    let is_true_here = |warning: &&String| !warning.ends_with(NO_HASH_KEY);
+    warn(&config, config.warnings.iter().filter(is_true_here));
     let (from_kernel, inputs): (Vec<_>, Vec<_>) = kernels(&config, &args.inputs);
     let inputs = inputs
         .into_iter()

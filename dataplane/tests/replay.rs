@@ -456,6 +456,50 @@ fn standard_output_that_fails_is_told_and_one_that_is_closed_is_no_failure() {
 }
 
 #[test]
+fn warnings_stand_at_their_place_and_are_true_of_what_runs() {
+    let bench = Bench::new();
+    bench.syns("in.pcap", 1);
+    let slow = "forwarding = \"nat\"\n[service.health]\nkind = \"tcp\"\ntimeout = \"3s\"\n";
+    let config = CONFIG
+        .replace("hash_key = \"000102030405060708090a0b0c0d0e0f\"\n", "")
+        .replace("forwarding = \"nat\"\n", slow);
+    std::fs::write(bench.path("weir.toml"), config).unwrap();
+    let no_key = "weir.toml:2:1: warning: [instance] hash_key is absent: a random key";
+    let timeout = "weir.toml:29:11: warning: a check of \"web\" that is not answered";
+    let told = |output: Output| -> Vec<String> {
+        assert!(output.status.success(), "{output:?}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        stderr.lines().map(str::to_owned).collect()
+    };
+    let check = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .current_dir(bench.folder.path())
+        .args(["check", "--config", "weir.toml"])
+        .output()
+        .unwrap();
+    let check = told(check);
+    assert!(check[0].starts_with(no_key), "{check:?}");
+    assert!(check[1].starts_with(timeout), "{check:?}");
+    assert_eq!(check.len(), 2);
+    let replay = told(bench.replay(&["--in", "wan=in.pcap", "--out", "o.pcap"]));
+    assert_eq!(replay, check[1..], "a replay always has the same key");
+}
+
+#[test]
+fn a_file_that_is_no_text_is_refused_with_the_place_of_the_first_such_byte() {
+    let bench = Bench::new();
+    let good = "[instance]\n# \u{e4}: ";
+    let bytes = [good.as_bytes(), b"\xff\xfe\n", CONFIG.as_bytes()].concat();
+    std::fs::write(bench.path("weir.toml"), bytes).unwrap();
+    std::fs::write(bench.path("in.pcap"), "").unwrap();
+    let output = bench.replay(&["--in", "wan=in.pcap", "--out", "o.pcap"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "weir.toml:2:6: found the byte 0xff, no character; accepted: text in UTF-8\n"
+    );
+}
+
+#[test]
 fn a_refused_command_is_told_and_the_run_goes_on_to_exit_code_1() {
     let bench = Bench::new();
     bench.syns("in.pcap", 10);

@@ -12,7 +12,7 @@ use weir_shm::document::{self, Diagnostic, Source, Value};
 
 use super::{
     Config, Device, Engine, Idle, Instance, Kernel, Log, LogFormat, LogLevel, Memory, Metrics,
-    Network, Port, StaticRoute, kernel, raw,
+    NO_HASH_KEY, Network, Port, StaticRoute, kernel, raw,
 };
 use crate::flow::HashKey;
 
@@ -42,6 +42,17 @@ pub fn check(path: &Path, text: &str) -> Checked<Config> {
     checker.config(path, &document)
 }
 
+/// A warning as a line about the file, without its name.
+fn placed(warning: &Diagnostic) -> String {
+    let Diagnostic {
+        line,
+        column,
+        message,
+        ..
+    } = warning;
+    format!("{line}:{column}: {message}")
+}
+
 struct Checker {
     source: Source,
 }
@@ -53,25 +64,21 @@ impl Checker {
 
     fn config(&self, path: &Path, document: &raw::Document) -> Checked<Config> {
         let mut warnings = Vec::new();
-        let instance = self.instance(&document.instance)?;
+        let instance_at = document.instance.as_ref();
+        let instance = match instance_at {
+            Some(raw) => self.instance(raw.get_ref())?,
+            None => self.instance(&raw::Instance::default())?,
+        };
         if instance.hash_key.is_none() {
-            warnings.push(
-                "[instance] hash_key is absent: a random key is made at each start, so that a \
-                 restart or another machine steers flows differently"
-                    .to_owned(),
-            );
+            let head = instance_at.map_or(0..0, Spanned::span);
+            warnings.push(self.source.diagnostic(head, NO_HASH_KEY));
         }
         let engine = self.engine(&document.engine)?;
         let log = self.log(&document.log)?;
         let metrics = self.metrics(&document.metrics)?;
         let ports = self.ports(&document.port)?;
         let loaded = document::services_from_docs(&self.source, &document.service)?;
-        warnings.extend(
-            loaded
-                .warnings
-                .iter()
-                .map(|warning| format!("{}:{}: {}", warning.line, warning.column, warning.message)),
-        );
+        warnings.extend(loaded.warnings);
         let mut config = Config {
             path: path.to_owned(),
             instance,
@@ -82,7 +89,7 @@ impl Checker {
             routes: Vec::new(),
             neighbours: Vec::new(),
             pool: loaded.pool,
-            warnings,
+            warnings: warnings.iter().map(placed).collect(),
         };
         config.routes = self.routes(&config, &document.route)?;
         config.neighbours = self.neighbours(&config, &document.neighbor)?;

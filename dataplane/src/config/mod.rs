@@ -25,6 +25,10 @@ pub use kernel::Kernel;
 pub use log::{Log, LogFormat, LogLevel};
 pub use reach::Unreachable;
 
+/// What the operator is told whose configuration has no `hash_key`.
+pub const NO_HASH_KEY: &str = "[instance] hash_key is absent: a random key is made at each start, \
+                               so that a restart or another machine steers flows differently";
+
 /// A configuration that can be run.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -46,7 +50,7 @@ pub struct Config {
     pub neighbours: Vec<(IpAddr, MacAddr)>,
     /// `[[service]]`.
     pub pool: Pool,
-    /// What the operator should know, though it is no error.
+    /// What the operator should know, though it is no error: each `line:column: what`.
     pub warnings: Vec<String>,
 }
 
@@ -170,10 +174,12 @@ impl Config {
     /// # Errors
     /// With the place in the file, what was found and what is accepted.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-            path: path.display().to_string(),
+        let file = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|source| ConfigError::Unreadable {
+            path: file.clone(),
             source,
         })?;
+        let text = weir_shm::document::text_of(&file, bytes)?;
         Ok(Self::parse(path, &text)?)
     }
 

@@ -9,8 +9,7 @@ use weir_shm::document::{ServiceDoc, Value};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub struct Document {
-    #[serde(default)]
-    pub instance: Instance,
+    pub instance: Option<Spanned<Instance>>,
     #[serde(default)]
     pub engine: Engine,
     #[serde(default)]

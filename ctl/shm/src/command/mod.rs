@@ -213,10 +213,11 @@ impl ApplyCommand {
     /// When it cannot be read or is wrong.
     pub fn load(&self) -> Result<Loaded, Refused> {
         let file = self.file.display().to_string();
-        let text = std::fs::read_to_string(&self.file).map_err(|error| Refused::Unreadable {
+        let bytes = std::fs::read(&self.file).map_err(|error| Refused::Unreadable {
             file: file.clone(),
             reason: error.to_string(),
         })?;
+        let text = document::text_of(&file, bytes)?;
         Ok(document::parse_services(&file, &text)?)
     }
 

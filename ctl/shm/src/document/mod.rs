@@ -25,7 +25,7 @@ pub use docs::{
     AffinityDoc, AffinityTable, BackendDoc, FlapDoc, HealthDoc, QuicConfigDoc, QuicDoc, ServiceDoc,
     TimeoutsDoc, TlsDoc,
 };
-pub use source::{Diagnostic, Source, Value};
+pub use source::{Diagnostic, Source, Value, text_of};
 
 /// A pool that was read and found valid.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -39,6 +39,20 @@ impl fmt::Display for Diagnostic {
 
 impl std::error::Error for Diagnostic {}
 
+/// The text of a file that was read.
+///
+/// # Errors
+/// With the place of the first byte that is no UTF-8.
+pub fn text_of(file: &str, bytes: Vec<u8>) -> Result<String, Diagnostic> {
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let byte = error.as_bytes().get(good).copied().unwrap_or_default();
+        let text = String::from_utf8_lossy(error.as_bytes());
+        let message = format!("found the byte 0x{byte:02x}, no character; accepted: text in UTF-8");
+        Source::new(file, &text).diagnostic(good..good, &message)
+    })
+}
+
 /// A text with its file's name.
 #[derive(Debug, Clone)]
 pub struct Source {
