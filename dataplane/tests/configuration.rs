@@ -167,6 +167,42 @@ fn what_apply_takes_has_every_table_of_a_whole_configuration() {
 }
 
 #[test]
+fn the_effective_configuration_tells_what_a_check_does_and_means_the_same() {
+    let with = |health: &str| {
+        GOOD.replace(
+            "[[service.backend]]\naddress = \"10.0.0.11\"\n",
+            &format!("[service.health]\n{health}\n[[service.backend]]\naddress = \"10.0.0.11\"\nforce = \"down\"\n"),
+        )
+    };
+    let plain = "method = \"GET\"\npath = \"/\"\n# host: the backend's address and port\n";
+    for (health, told) in [
+        ("kind = \"http\"", plain),
+        ("kind = \"https\"", plain),
+        ("kind = \"https\"", "\ntls = { verify = false }\n"),
+        (
+            "kind = \"http\"\nmethod = \"HEAD\"\nhost = \"a.example\"",
+            "\nhost = \"a.example\"\n",
+        ),
+        ("kind = \"http\"\nmethod = \"GET\"\npath = \"/\"", plain),
+        ("kind = \"tcp\"", "\n# port: the backend's\n"),
+        (
+            "kind = \"udp\"\nport = 53\npayload = \"hex:00\"",
+            "\nport = 53\n",
+        ),
+        ("kind = \"icmp\"", "\nslow_start = \"0s\"\n"),
+    ] {
+        let config = check(&with(health)).unwrap();
+        let effective = config.effective();
+        assert!(effective.contains(told), "{health}: {effective}");
+        let again = check(&effective).unwrap();
+        assert_eq!(again.pool, config.pool, "{health}");
+        assert_eq!(again.effective(), effective, "{health}");
+    }
+    let udp = check(&with("kind = \"tcp\"\nmethod = \"GET\"")).unwrap_err();
+    assert!(udp.contains("found `method` with kind = \"tcp\""), "{udp}");
+}
+
+#[test]
 fn everything_but_ports_and_services_has_a_default() {
     let config = check("[[port]]\nname = \"wan\"\ndevice = \"0000:3b:00.0\"\n").unwrap();
     assert_eq!(config.instance.name, "weir");

@@ -6,9 +6,9 @@ use std::fmt::Write;
 use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::duration;
 use weir_shm::model::Forwarding;
-use weir_shm::model::health::bytes_text;
+use weir_shm::model::health::{DEFAULT_METHOD, DEFAULT_PATH, bytes_text};
 use weir_shm::model::{
-    Admin, HealthKind, PortMatch, QuicConfig, Scheduler, ServerIds, Service, Tls, percent,
+    Admin, Forced, HealthKind, PortMatch, QuicConfig, Scheduler, ServerIds, Service, Tls, percent,
 };
 
 use super::{Config, Idle, Memory};
@@ -177,9 +177,7 @@ fn service(lines: &mut Lines, service: &Service) {
             duration::text(timeouts.udp),
         ),
     );
-    if !service.slow_start.is_zero() {
-        lines.text("slow_start", &duration::text(service.slow_start));
-    }
+    lines.text("slow_start", &duration::text(service.slow_start));
     lines.text("min_healthy", &percent(service.min_healthy));
     lines.text("on_down", service.on_down.name());
     lines.text("unknown_tcp", service.unknown_tcp.name());
@@ -224,6 +222,9 @@ fn service(lines: &mut Lines, service: &Service) {
                 lines.text("state", "drain");
                 lines.text("drain_timeout", &duration::or_never(timeout));
             }
+        }
+        if backend.forced != Forced::Auto {
+            lines.text("force", backend.forced.name());
         }
     }
 }
@@ -279,20 +280,21 @@ fn health(lines: &mut Lines, service: &Service) {
     lines.text("timeout", &duration::text(health.timeout));
     lines.raw("fall", health.fall);
     lines.raw("rise", health.rise);
-    if let Some(port) = health.port {
-        lines.raw("port", port);
-    }
-    for (key, value) in [
-        ("method", &health.method),
-        ("path", &health.path),
-        ("host", &health.host),
-        ("body", &health.body),
-    ] {
-        if let Some(value) = value {
-            lines.text(key, value);
-        }
+    match health.port {
+        Some(port) => lines.raw("port", port),
+        None if health.kind.needs_a_port() => lines.comment("port: the backend's"),
+        None => {}
     }
     if health.kind.asks_for_a_page() {
+        lines.text("method", health.method.as_deref().unwrap_or(DEFAULT_METHOD));
+        lines.text("path", health.path.as_deref().unwrap_or(DEFAULT_PATH));
+        match &health.host {
+            Some(host) => lines.text("host", host),
+            None => lines.comment("host: the backend's address and port"),
+        }
+        if let Some(body) = &health.body {
+            lines.text("body", body);
+        }
         let range = |(low, high): &(u16, u16)| quoted(&format!("{low}-{high}"));
         lines.raw("status", list(&health.status, range));
     }
@@ -301,7 +303,7 @@ fn health(lines: &mut Lines, service: &Service) {
             lines.text(key, &bytes_text(value));
         }
     }
-    if health.tls != Tls::default() {
+    if health.kind == HealthKind::Https {
         lines.raw("tls", tls(&health.tls));
     }
     let flap = &health.flap;

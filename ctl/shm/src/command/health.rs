@@ -147,7 +147,7 @@ impl HealthArgs {
             health.status = self.status.iter().map(|one| (one.0, one.1)).collect();
         }
         health.flap = self.flap();
-        health
+        health.without_usual_words()
     }
 
     fn flap(&self) -> Flap {

@@ -86,7 +86,7 @@ pub(super) fn health(
             ("health.answer", doc.answer.as_ref()),
         ],
     );
-    Ok(health)
+    Ok(health.without_usual_words())
 }
 
 /// `200`, `"200-399"`, or an array of such.

@@ -152,7 +152,23 @@ impl HealthKind {
 /// A problem of a key, not yet placed.
 type Wrong = (&'static str, String);
 
+/// The method of a check that names none.
+pub const DEFAULT_METHOD: &str = "GET";
+/// The page that a check asks for that names none.
+pub const DEFAULT_PATH: &str = "/";
+
 impl Health {
+    /// The same check, without the keys of a page that say what is so without them: one meaning has
+    /// one form.
+    #[must_use]
+    pub fn without_usual_words(mut self) -> Self {
+        if self.kind.asks_for_a_page() {
+            self.method.take_if(|method| method == DEFAULT_METHOD);
+            self.path.take_if(|path| path == DEFAULT_PATH);
+        }
+        self
+    }
+
     /// Checks what can be checked without the rest of the pool.
     pub(super) fn check(&self, service: &Service) -> Result<(), Wrong> {
         self.check_numbers()?;

@@ -1,6 +1,7 @@
 //! The HTTP of a check: one request (RFC 9112), and as much of its answer as must be read.
 
 use weir_shm::model::Health;
+use weir_shm::model::health::{DEFAULT_METHOD, DEFAULT_PATH};
 
 use super::failure::{Failure, Outcome};
 
@@ -13,8 +14,8 @@ const MAX_FIELDS: usize = 96;
 /// The request's bytes.
 #[must_use]
 pub fn request(health: &Health, authority: &str) -> Vec<u8> {
-    let method = health.method.as_deref().unwrap_or("GET");
-    let path = health.path.as_deref().unwrap_or("/");
+    let method = health.method.as_deref().unwrap_or(DEFAULT_METHOD);
+    let path = health.path.as_deref().unwrap_or(DEFAULT_PATH);
     let host = health.host.as_deref().unwrap_or(authority);
     format!(
         "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: weir/{}\r\nAccept: */*\r\n\
