@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use weir::config::{Config, LogFormat, LogLevel, NO_HASH_KEY};
+use weir::config::{Config, LogFormat, LogLevel, NO_HASH_KEY, is_name};
 use weir::replay::script::Script;
 use weir::replay::{self, Plan};
 
@@ -90,9 +90,9 @@ struct ReplayArgs {
     json: bool,
 }
 
-/// The input is at fault: configuration, captures or arguments.
+/// The configuration, the script or the arguments are at fault.
 const USAGE: u8 = 2;
-/// Something failed on the way.
+/// Something failed on the way; a capture that cannot be read, too.
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
@@ -193,8 +193,8 @@ fn replay(args: &ReplayArgs) -> Exit {
     let (to_kernel, outputs): (Vec<_>, Vec<_>) = kernels(&config, &args.outputs);
     let outputs = outputs
         .into_iter()
-        .map(|text| output(&config, text))
-        .collect();
+        .map(|text| port_and_file(&config, "--out", text))
+        .collect::<Result<_, _>>()?;
     let script = match &args.script {
         None => Script::default(),
         Some(path) => Script::load(path).map_err(|error| (USAGE, error.to_string()))?,
@@ -242,36 +242,40 @@ fn kernels<'a>(config: &Config, texts: &'a [String]) -> (Vec<(u16, PathBuf)>, Ve
     (named, others)
 }
 
-/// `PORT=FILE`; the port may be left out where there is only one.
-fn input(config: &Config, text: &str) -> Result<(u16, PathBuf), (u8, String)> {
-    if let Some((name, file)) = text.split_once('=') {
-        if let Some(port) = config.port_number(name) {
-            return Ok((port, file.into()));
-        }
-        let known: Vec<&str> = config.ports.iter().map(|port| port.name.as_str()).collect();
-        return Err((
-            USAGE,
-            format!(
-                "--in {text}: no port \"{name}\"; the configuration has {}",
-                known.join(", ")
-            ),
-        ));
+/// The port of `PORT=FILE` and the file, or the file alone. What cannot be a port's name belongs to
+/// the file's.
+fn port_and_file(
+    config: &Config,
+    option: &str,
+    text: &str,
+) -> Result<(Option<u16>, PathBuf), (u8, String)> {
+    let named = text.split_once('=').filter(|(name, _)| is_name(name));
+    let Some((name, file)) = named else {
+        return Ok((None, text.into()));
+    };
+    if let Some(port) = config.port_number(name) {
+        return Ok((Some(port), file.into()));
     }
-    if config.ports.len() == 1 {
-        return Ok((0, text.into()));
-    }
+    let known: Vec<&str> = config.ports.iter().map(|port| port.name.as_str()).collect();
     Err((
         USAGE,
-        format!("--in {text}: PORT=FILE is accepted where there are several ports"),
+        format!(
+            "{option} {text}: no port \"{name}\"; the configuration has {}",
+            known.join(", ")
+        ),
     ))
 }
 
-/// `FILE`, or `PORT=FILE` where PORT is one.
-fn output(config: &Config, text: &str) -> (Option<u16>, PathBuf) {
-    let named = text
-        .split_once('=')
-        .and_then(|(name, file)| Some((Some(config.port_number(name)?), file.into())));
-    named.unwrap_or_else(|| (None, text.into()))
+/// `PORT=FILE`; the port may be left out where there is only one.
+fn input(config: &Config, text: &str) -> Result<(u16, PathBuf), (u8, String)> {
+    match port_and_file(config, "--in", text)? {
+        (Some(port), file) => Ok((port, file)),
+        (None, file) if config.ports.len() == 1 => Ok((0, file)),
+        _ => Err((
+            USAGE,
+            format!("--in {text}: PORT=FILE is accepted where there are several ports"),
+        )),
+    }
 }
 
 #[cfg(test)]

@@ -532,7 +532,12 @@ fn wrong_arguments_and_files_are_named_and_exit_code_2_or_1() {
         (
             &["--in", "dmz=in.pcap", "--out", "o"][..],
             2,
-            "no port \"dmz\"",
+            "--in dmz=in.pcap: no port \"dmz\"",
+        ),
+        (
+            &["--in", "wan=in.pcap", "--out", "dmz=o"][..],
+            2,
+            "--out dmz=o: no port \"dmz\"; the configuration has wan, lan",
         ),
         (
             &[
@@ -554,8 +559,13 @@ fn wrong_arguments_and_files_are_named_and_exit_code_2_or_1() {
         (&["--in", "wan=not.pcap", "--out", "o"][..], 1, "not.pcap"),
     ] {
         let output = bench.replay(arguments);
+        assert!(!bench.path("dmz=o").exists());
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
         assert!(stderr.contains(says), "{stderr}");
     }
+    // What cannot be a port's name belongs to the file's.
+    let output = bench.replay(&["--in", "wan=in.pcap", "--out", "./a=b"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(frames(&bench.path("a=b")).len(), 1);
 }

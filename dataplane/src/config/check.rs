@@ -42,6 +42,13 @@ pub fn check(path: &Path, text: &str) -> Checked<Config> {
     checker.config(path, &document)
 }
 
+/// Whether a text may name an instance or a port.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=63).contains(&text.len()) && !text.starts_with('.') && text.chars().all(good)
+}
+
 /// A warning as a line about the file, without its name.
 fn placed(warning: &Diagnostic) -> String {
     let Diagnostic {
@@ -103,9 +110,7 @@ impl Checker {
 
     fn name(&self, key: &str, value: &Value) -> Checked<String> {
         let text = self.source.string(key, value, NAME)?;
-        let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        let fits = (1..=63).contains(&text.len()) && !text.starts_with('.');
-        if fits && text.chars().all(good) {
+        if is_name(text) {
             return Ok(text.to_owned());
         }
         Err(self.source.refused(key, value, &format!("{text:?}"), NAME))

@@ -20,6 +20,7 @@ use weir_shm::model::Pool;
 use crate::control::health;
 use crate::flow::HashKey;
 
+pub use check::is_name;
 pub use device::Device;
 pub use kernel::Kernel;
 pub use log::{Log, LogFormat, LogLevel};
