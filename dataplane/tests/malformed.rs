@@ -7,6 +7,7 @@ mod support;
 use proptest::prelude::*;
 use support::rig::Rig;
 use support::{Transport, frame};
+use weir_shm::counters::DropReason;
 
 const CONFIG: &str = r#"
 [engine]
@@ -86,6 +87,27 @@ fn good_frames_are_forwarded_or_answered() {
         assert_eq!(rig.play(0, &frame).len(), 1);
     }
     rig.assert_all_accounted_for();
+}
+
+#[test]
+fn a_service_tag_alone_is_no_stack_of_tags() {
+    const CUSTOMER: [u8; 4] = [0x81, 0, 0, 7];
+    const SERVICE: [u8; 4] = [0x88, 0xa8, 0, 7];
+    let plain = frame("192.0.2.99:1000", "192.0.2.10:80", Transport::Syn).build();
+    for (tags, reason) in [
+        (&[SERVICE][..], DropReason::UnknownEthertype),
+        (&[SERVICE, CUSTOMER], DropReason::VlanStacked),
+        (&[SERVICE, SERVICE], DropReason::VlanStacked),
+        (&[CUSTOMER, CUSTOMER], DropReason::VlanStacked),
+        (&[CUSTOMER, SERVICE], DropReason::VlanStacked),
+    ] {
+        let mut rig = Rig::new(CONFIG);
+        let mut tagged = plain.clone();
+        tagged.splice(12..12, tags.concat());
+        assert!(rig.play(0, &tagged).is_empty());
+        assert_eq!(rig.dropped(reason), 1, "{tags:x?}");
+        rig.assert_all_accounted_for();
+    }
 }
 
 #[test]

@@ -226,8 +226,22 @@ fn parse_network(kind: u16, rest: &[u8], accepts: Accepts) -> Result<Parsed, Dro
         ethertype::IPV4 => parse_ipv4(rest, tag),
         ethertype::IPV6 => parse_ipv6(rest, tag),
         ethertype::ARP => Ok(Parsed::Arp),
-        ethertype::VLAN | ethertype::SERVICE_VLAN => Err(DropReason::VlanStacked),
-        _ => Err(DropReason::UnknownEthertype),
+        _ => Err(unknown(kind, tag, rest)),
+    }
+}
+
+/// Why nothing is done with a frame that holds neither IP nor ARP. A service tag (IEEE 802.1ad) by
+/// itself is no second tag, and none of the kind that is taken.
+#[cold]
+fn unknown(kind: u16, tag: Option<TagControl>, rest: &[u8]) -> DropReason {
+    let is_tag = |kind| matches!(kind, ethertype::VLAN | ethertype::SERVICE_VLAN);
+    let inner = rest
+        .first_chunk::<4>()
+        .map(|tag| u16::from_be_bytes([tag[2], tag[3]]));
+    if is_tag(kind) && (tag.is_some() || inner.is_some_and(is_tag)) {
+        DropReason::VlanStacked
+    } else {
+        DropReason::UnknownEthertype
     }
 }
 
