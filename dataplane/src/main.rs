@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use weir::config::{Config, LogFormat, LogLevel, NO_HASH_KEY, is_name};
+use weir::config::{Config, LogFormat, LogLevel, is_name};
 use weir::replay::script::Script;
 use weir::replay::{self, Plan};
 
@@ -182,8 +182,8 @@ fn run(_: &RunArgs) -> Exit {
 
 fn replay(args: &ReplayArgs) -> Exit {
     let config = load(&args.config)?;
-    // A replay makes no random key: the same key stands for an absent one every time.
-    let is_true_here = |warning: &&String| !warning.ends_with(NO_HASH_KEY);
+    // A replay is no instance: it makes no random key and no segment.
+    let is_true_here = |warning: &&String| !warning.contains(": [instance] ");
     warn(&config, config.warnings.iter().filter(is_true_here));
     let (from_kernel, inputs): (Vec<_>, Vec<_>) = kernels(&config, &args.inputs);
     let inputs = inputs

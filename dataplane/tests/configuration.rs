@@ -203,6 +203,23 @@ fn the_effective_configuration_tells_what_a_check_does_and_means_the_same() {
 }
 
 #[test]
+fn an_owner_that_is_not_known_here_may_be_known_elsewhere() {
+    let with = |keys: &str| {
+        check(&GOOD.replace("name = \"lb1\"", keys))
+            .unwrap()
+            .warnings
+    };
+    assert!(with("owner = \"root\"\ngroup = \"12345\"").is_empty());
+    assert_eq!(
+        with("owner = \"no-such-user\"\ngroup = \"no-such-group\""),
+        [
+            "2:9: [instance] owner = \"no-such-user\": no such user on this machine",
+            "3:9: [instance] group = \"no-such-group\": no such group on this machine",
+        ]
+    );
+}
+
+#[test]
 fn everything_but_ports_and_services_has_a_default() {
     let config = check("[[port]]\nname = \"wan\"\ndevice = \"0000:3b:00.0\"\n").unwrap();
     assert_eq!(config.instance.name, "weir");
@@ -401,6 +418,30 @@ fn each_mistake_is_named_with_its_place_what_was_found_and_what_is_accepted() {
             "mac = \"01:00:5e:00:00:01\"",
             "25:7",
             &["01:00:5e"],
+        ),
+        bad(
+            "via = \"192.0.2.1\"",
+            "via = \"192.0.2.2\"",
+            "21:7",
+            &["`via`", "192.0.2.2", "\"wan\"'s own address"],
+        ),
+        bad(
+            "address = \"192.0.2.1\"",
+            "address = \"10.0.0.1\"",
+            "24:11",
+            &["`address`", "10.0.0.1", "\"lan\"'s own address"],
+        ),
+        bad(
+            "name = \"lb1\"",
+            "owner = \"\"",
+            "2:9",
+            &["`owner`", "found \"\"", "a name, or a number"],
+        ),
+        bad(
+            "name = \"lb1\"",
+            "group = 5",
+            "2:9",
+            &["`group`", "found 5", "a name, or a number"],
         ),
         bad("name = \"dns\"", "name = \"web\"", "39:8", &["web"]),
         bad(

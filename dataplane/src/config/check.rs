@@ -1,5 +1,6 @@
 //! From the text's shape to a checked [`Config`].
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -9,10 +10,11 @@ use std::str::FromStr;
 use toml::Spanned;
 use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::document::{self, Diagnostic, Source, Value};
+use weir_shm::server::{CreateError, group_id, user_id};
 
 use super::{
     Config, Device, Engine, Idle, Instance, Kernel, Log, LogFormat, LogLevel, Memory, Metrics,
-    NO_HASH_KEY, Network, Port, StaticRoute, kernel, raw,
+    Network, Port, StaticRoute, kernel, raw,
 };
 use crate::flow::HashKey;
 
@@ -25,6 +27,8 @@ const MAX_PORTS: usize = 64;
 const DEFAULT_FLOWS: u64 = 1_000_000;
 /// The most flows that a worker can track: as many buckets as 32 bits number.
 const MAX_FLOWS: u64 = 10_000_000_000;
+const NO_HASH_KEY: &str = "[instance] hash_key is absent: a random key is made at each start, so that \
+                           a restart or another machine steers flows differently";
 const NAME: &str = "1 to 63 letters, digits, '.', '_' and '-', not starting with '.'";
 const LISTEN: &str =
     "an address and a port from 1 to 65535, such as \"127.0.0.1:9100\" or \"[::1]:9100\"";
@@ -37,6 +41,7 @@ type Checked<T> = Result<T, Diagnostic>;
 pub fn check(path: &Path, text: &str) -> Checked<Config> {
     let checker = Checker {
         source: Source::new(&path.display().to_string(), text),
+        warnings: RefCell::default(),
     };
     let document: raw::Document = checker.source.parse()?;
     checker.config(path, &document)
@@ -62,6 +67,7 @@ fn placed(warning: &Diagnostic) -> String {
 
 struct Checker {
     source: Source,
+    warnings: RefCell<Vec<Diagnostic>>,
 }
 
 impl Checker {
@@ -69,8 +75,11 @@ impl Checker {
         Err(self.source.diagnostic(span, message.as_ref()))
     }
 
+    fn warn(&self, warning: Diagnostic) {
+        self.warnings.borrow_mut().push(warning);
+    }
+
     fn config(&self, path: &Path, document: &raw::Document) -> Checked<Config> {
-        let mut warnings = Vec::new();
         let instance_at = document.instance.as_ref();
         let instance = match instance_at {
             Some(raw) => self.instance(raw.get_ref())?,
@@ -78,14 +87,14 @@ impl Checker {
         };
         if instance.hash_key.is_none() {
             let head = instance_at.map_or(0..0, Spanned::span);
-            warnings.push(self.source.diagnostic(head, NO_HASH_KEY));
+            self.warn(self.source.diagnostic(head, NO_HASH_KEY));
         }
         let engine = self.engine(&document.engine)?;
         let log = self.log(&document.log)?;
         let metrics = self.metrics(&document.metrics)?;
         let ports = self.ports(&document.port)?;
         let loaded = document::services_from_docs(&self.source, &document.service)?;
-        warnings.extend(loaded.warnings);
+        self.warnings.borrow_mut().extend(loaded.warnings);
         let mut config = Config {
             path: path.to_owned(),
             instance,
@@ -96,7 +105,7 @@ impl Checker {
             routes: Vec::new(),
             neighbours: Vec::new(),
             pool: loaded.pool,
-            warnings: warnings.iter().map(placed).collect(),
+            warnings: self.warnings.borrow().iter().map(placed).collect(),
         };
         config.routes = self.routes(&config, &document.route)?;
         config.neighbours = self.neighbours(&config, &document.neighbor)?;
@@ -116,13 +125,26 @@ impl Checker {
         Err(self.source.refused(key, value, &format!("{text:?}"), NAME))
     }
 
-    fn text(&self, key: &str, value: Option<&Value>) -> Checked<Option<String>> {
-        let text = |value| {
-            self.source
-                .string(key, value, "a string")
-                .map(str::to_owned)
+    /// A user or group. One that is not known here may be known where the daemon is to run.
+    fn owner(
+        &self,
+        key: &str,
+        value: Option<&Value>,
+        look_up: impl Fn(&str) -> Result<u32, CreateError>,
+    ) -> Checked<Option<String>> {
+        const ACCEPTED: &str = "a name, or a number";
+        let Some(value) = value else {
+            return Ok(None);
         };
-        value.map(text).transpose()
+        let text = self.source.string(key, value, ACCEPTED)?;
+        if text.is_empty() {
+            return Err(self.source.refused(key, value, "\"\"", ACCEPTED));
+        }
+        if let Err(unknown) = look_up(text) {
+            let warning = self.source.diagnostic(value.span(), &unknown.to_string());
+            self.warn(warning);
+        }
+        Ok(Some(text.to_owned()))
     }
 
     fn word<T: Copy>(&self, key: &str, value: Option<&Value>, words: &[(&str, T)]) -> Checked<T> {
@@ -198,8 +220,8 @@ impl Checker {
                 })?)
             }
         };
-        let owner = self.text("owner", raw.owner.as_ref())?;
-        let group = self.text("group", raw.group.as_ref())?;
+        let owner = self.owner("owner", raw.owner.as_ref(), user_id)?;
+        let group = self.owner("group", raw.group.as_ref(), group_id)?;
         Ok(Instance {
             name,
             hash_key,
@@ -494,6 +516,10 @@ impl Checker {
                     .source
                     .refused("via", via_at, &via.to_string(), &accepted));
             }
+            if let Some(own) = config.named_own(via) {
+                let accepted = "the address of another, which takes packets on";
+                return Err(self.source.refused("via", via_at, &own, accepted));
+            }
             if config.connected_port(via).is_none() {
                 let accepted = format!("a gateway on a port's network ({})", config.networks());
                 return Err(self
@@ -532,6 +558,9 @@ impl Checker {
             if !config.ports.iter().any(|port| port.connects(address)) {
                 let accepted = format!("an address on a port's network ({})", config.networks());
                 return refuse(&address.to_string(), &accepted);
+            }
+            if let Some(own) = config.named_own(address) {
+                return refuse(&own, "the address of another");
             }
             if !seen.insert(address) {
                 return refuse(

@@ -26,10 +26,6 @@ pub use kernel::Kernel;
 pub use log::{Log, LogFormat, LogLevel};
 pub use reach::Unreachable;
 
-/// What the operator is told whose configuration has no `hash_key`.
-pub const NO_HASH_KEY: &str = "[instance] hash_key is absent: a random key is made at each start, \
-                               so that a restart or another machine steers flows differently";
-
 /// A configuration that can be run.
 #[derive(Debug, Clone)]
 pub struct Config {

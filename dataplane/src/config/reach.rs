@@ -104,6 +104,14 @@ impl Config {
             .map(|(number, _)| number)
     }
 
+    /// An address that is one of weir's own, with its port, as a message names it.
+    #[must_use]
+    pub fn named_own(&self, address: IpAddr) -> Option<String> {
+        let is_own = |port: &&Port| port.addresses.iter().any(|own| own.address == address);
+        let port = self.ports.iter().find(is_own)?;
+        Some(format!("{address}, port \"{}\"'s own address", port.name))
+    }
+
     /// The neighbour that packets to `address` are sent to.
     #[must_use]
     pub fn next_hop(&self, address: IpAddr) -> Option<Neighbour> {

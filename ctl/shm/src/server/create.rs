@@ -150,41 +150,38 @@ pub(super) fn create(
 pub(super) type Owner = (Option<u32>, Option<u32>);
 
 pub(super) fn owner(options: &ServerOptions) -> Result<Owner, CreateError> {
-    let unknown = |key, what, found: &str| CreateError::Unknown {
-        key,
-        what,
-        found: found.to_owned(),
-    };
-    let user = match &options.owner {
-        None => None,
-        Some(name) => match name.parse() {
-            Ok(number) => Some(number),
-            Err(_) => {
-                let user = User::from_name(name).ok().flatten();
-                Some(
-                    user.ok_or_else(|| unknown("owner", "user", name))?
-                        .uid
-                        .as_raw(),
-                )
-            }
-        },
-    };
-    let group = match &options.group {
-        None => None,
-        Some(name) => match name.parse() {
-            Ok(number) => Some(number),
-            Err(_) => {
-                let group = Group::from_name(name).ok().flatten();
-                Some(
-                    group
-                        .ok_or_else(|| unknown("group", "group", name))?
-                        .gid
-                        .as_raw(),
-                )
-            }
-        },
-    };
-    Ok((user, group))
+    Ok((
+        options.owner.as_deref().map(user_id).transpose()?,
+        options.group.as_deref().map(group_id).transpose()?,
+    ))
+}
+
+/// The number of a user by name or number.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn user_id(name: &str) -> Result<u32, CreateError> {
+    let known = || Some(User::from_name(name).ok()??.uid.as_raw());
+    let number = name.parse().ok().or_else(known);
+    number.ok_or_else(|| CreateError::Unknown {
+        key: "owner",
+        what: "user",
+        found: name.to_owned(),
+    })
+}
+
+/// The number of a group by name or number.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn group_id(name: &str) -> Result<u32, CreateError> {
+    let known = || Some(Group::from_name(name).ok()??.gid.as_raw());
+    let number = name.parse().ok().or_else(known);
+    number.ok_or_else(|| CreateError::Unknown {
+        key: "group",
+        what: "group",
+        found: name.to_owned(),
+    })
 }
 
 /// Opens the file that has the name, making it if need be, and takes the daemon's lock on it.

@@ -31,7 +31,7 @@ use crate::segment::slot;
 use crate::segment::status::{DaemonState, REFUSALS, Refusal, Status};
 
 use attention::Attention;
-pub use create::{CreateError, ServerOptions, Stale};
+pub use create::{CreateError, ServerOptions, Stale, group_id, user_id};
 pub use incoming::Incoming;
 
 /// The daemon's side; see the module's text.
