@@ -522,6 +522,7 @@ fn a_refused_command_is_told_and_the_run_goes_on_to_exit_code_1() {
 fn wrong_arguments_and_files_are_named_and_exit_code_2_or_1() {
     let bench = Bench::new();
     bench.syns("in.pcap", 1);
+    bench.syns("many.pcap", 500);
     std::fs::write(bench.path("bad-script"), "backend list web\n").unwrap();
     std::fs::write(
         bench.path("not.pcap"),
@@ -557,6 +558,12 @@ fn wrong_arguments_and_files_are_named_and_exit_code_2_or_1() {
             "absent.pcap",
         ),
         (&["--in", "wan=not.pcap", "--out", "o"][..], 1, "not.pcap"),
+        (
+            &["--in", "wan=many.pcap", "--out", "/dev/full"][..],
+            1,
+            "/dev/full: No space left on device",
+        ),
+        (&["--in", "wan=.", "--out", "o"][..], 1, ".: Is a directory"),
     ] {
         let output = bench.replay(arguments);
         assert!(!bench.path("dmz=o").exists());

@@ -3,7 +3,7 @@
 //! The clock is the profile's rate, starting at 0; the stamps carry the same times. The same profile
 //! and seed give the same bytes.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
@@ -28,7 +28,17 @@ pub enum CaptureError {
     Frame(#[from] WriteError),
     /// The file cannot be written.
     #[error("cannot write the capture: {0}")]
-    Write(#[from] PcapError),
+    Write(#[from] io::Error),
+}
+
+impl From<PcapError> for CaptureError {
+    /// The library calls every failure of a file one of reading; what the system says is within.
+    fn from(error: PcapError) -> Self {
+        Self::Write(match error {
+            PcapError::IoError(cause) => cause,
+            other => io::Error::other(other),
+        })
+    }
 }
 
 /// What a capture holds.
@@ -76,6 +86,6 @@ pub fn write(profile: &Profile, link: &Link, out: impl Write) -> Result<Written,
         written.bytes += frame.len() as u64;
     }
     written.flows = traffic.opened();
-    file.into_writer().flush().map_err(PcapError::IoError)?;
+    file.into_writer().flush()?;
     Ok(written)
 }

@@ -249,3 +249,24 @@ fn a_file_that_cannot_be_made_is_an_error_with_exit_code_1() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot create /nowhere/a.pcap"));
 }
+
+#[test]
+fn a_disk_that_is_full_is_called_so() {
+    for count in ["1", "100000"] {
+        let output = pktgen(&[
+            "pcap",
+            "--out",
+            "/dev/full",
+            "--vip",
+            "192.0.2.1",
+            "--count",
+            count,
+        ]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(
+            stderr.starts_with("weir-pktgen: cannot write the capture: No space left on device"),
+            "{stderr}"
+        );
+    }
+}

@@ -83,7 +83,7 @@ impl CaptureReader {
         };
         let damaged = |problem: &PcapError| CaptureError::Damaged {
             path: name.clone(),
-            problem: problem.to_string(),
+            problem: cause(problem),
             frames: 0,
         };
         let mut file = BufReader::new(File::open(path).map_err(io)?);
@@ -175,10 +175,26 @@ impl CaptureReader {
             Ok(None) => Ok(None),
             Err(problem) => Err(CaptureError::Damaged {
                 path: self.path.clone(),
-                problem: problem.to_string(),
+                problem: cause(&problem),
                 frames: self.frames,
             }),
         }
+    }
+}
+
+/// What is wrong; of a file that failed, what the system says.
+fn cause(problem: &PcapError) -> String {
+    match problem {
+        PcapError::IoError(cause) => cause.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// The library calls a write that failed an error of reading; what the system says is within.
+fn unwritten(problem: PcapError) -> std::io::Error {
+    match problem {
+        PcapError::IoError(cause) => cause,
+        other => std::io::Error::other(other),
     }
 }
 
@@ -283,7 +299,7 @@ impl CaptureWriter {
             ..PcapHeader::default()
         };
         let writer = PcapWriter::with_header(BufWriter::new(file), header)
-            .map_err(|problem| io(std::io::Error::other(problem)))?;
+            .map_err(|problem| io(unwritten(problem)))?;
         Ok(Self {
             path: path.to_owned(),
             writer,
@@ -307,7 +323,7 @@ impl CaptureWriter {
         let written = self.writer.write_raw_packet(&packet);
         written
             .map(|_| ())
-            .map_err(|problem| self.io(std::io::Error::other(problem)))
+            .map_err(|problem| self.io(unwritten(problem)))
     }
 
     /// Writes out what is buffered.
