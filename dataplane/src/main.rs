@@ -102,7 +102,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay(&args),
     };
     result.unwrap_or_else(|(code, message)| {
-        eprintln!("{message}");
+        replay::complain(&message);
         ExitCode::from(code)
     })
 }
@@ -119,7 +119,7 @@ fn warn<'a>(config: &Config, warnings: impl Iterator<Item = &'a String>) {
     let file = config.path.display();
     for warning in warnings {
         let (place, what) = warning.split_once(": ").unwrap_or(("1:1", warning));
-        eprintln!("{file}:{place}: warning: {what}");
+        replay::complain(&format!("{file}:{place}: warning: {what}"));
     }
 }
 
@@ -217,7 +217,7 @@ fn replay(args: &ReplayArgs) -> Exit {
         print(&outcome.report.to_string())?;
     }
     for damage in &outcome.damaged {
-        eprintln!("weir: {damage}");
+        replay::complain(&format!("weir: {damage}"));
     }
     let clean = outcome.refused == 0 && outcome.damaged.is_empty();
     Ok(if clean {

@@ -456,6 +456,30 @@ fn standard_output_that_fails_is_told_and_one_that_is_closed_is_no_failure() {
 }
 
 #[test]
+fn standard_error_that_fails_changes_no_exit_code() {
+    let bench = Bench::new();
+    bench.syns("in.pcap", 1);
+    std::fs::write(bench.path("script"), "@0 backend remove web 10.0.0.99:80\n").unwrap();
+    std::fs::write(bench.path("bad.toml"), "[nosuch]\n").unwrap();
+    std::fs::write(bench.path("doubtful.toml"), CONFIG.replace("hash_key", "#")).unwrap();
+    let replay = "replay --config weir.toml --in wan=in.pcap --out o.pcap --script script";
+    for (arguments, code) in [
+        ("check --config bad.toml", 2),
+        ("check --config doubtful.toml", 0),
+        (replay, 1),
+    ] {
+        let status = Command::new(env!("CARGO_BIN_EXE_weir"))
+            .current_dir(bench.folder.path())
+            .args(arguments.split(' '))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::fs::File::create("/dev/full").unwrap())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(code), "{arguments}");
+    }
+}
+
+#[test]
 fn warnings_stand_at_their_place_and_are_true_of_what_runs() {
     let bench = Bench::new();
     bench.syns("in.pcap", 1);

@@ -16,6 +16,7 @@ pub mod capture;
 pub mod report;
 pub mod script;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -42,6 +43,11 @@ const MTU: u16 = 1_500;
 
 /// Where checks in a replay have their randomness from: always the same.
 const CHECK_SEED: u64 = 0x7765_6972;
+
+/// Writes a line to standard error. Where that fails, too, nobody is left to be told.
+pub fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
 
 /// What a replay is made of.
 #[derive(Debug, Clone)]
@@ -131,7 +137,7 @@ pub fn run(plan: Plan) -> Result<Outcome, ReplayError> {
             if let Some(command) = script.next()
                 && let Err(reason) = player.carry_out(&command)
             {
-                eprintln!("{}: {reason}", command.origin);
+                complain(&format!("{}: {reason}", command.origin));
                 refused += 1;
             }
         } else if let Some((_, input)) = frame {
