@@ -301,7 +301,7 @@ proptest! {
 fn each_of_these_ways_forwards() {
     // Otherwise the law above would compare what is dropped.
     let mut rig = Rig::new(&config());
-    for place in 0..SERVICES.len() {
+    for (place, (name, ..)) in SERVICES.iter().enumerate() {
         for transport in [
             Transport::Syn,
             Transport::Ack,
@@ -309,7 +309,7 @@ fn each_of_these_ways_forwards() {
             Transport::Ack,
         ] {
             let sent = rig.play(0, &built(&(place, 1, transport, 9, 64)));
-            assert_eq!(sent.len(), 1, "{}", SERVICES[place].0);
+            assert_eq!(sent.len(), 1, "{name}");
         }
     }
 }
