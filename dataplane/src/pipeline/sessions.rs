@@ -276,7 +276,7 @@ impl<'a> Finding<'a> {
     #[inline(never)]
     fn open(&self, frame: &[u8], lane: &mut Lane) {
         if lane.session != NOBODY {
-            self.table.close(self.sessions, lane.session);
+            self.table.close(self.sessions, lane.session, self.now);
         }
         match self.opened(frame, lane) {
             Ok(session) => {

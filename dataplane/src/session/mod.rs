@@ -23,6 +23,7 @@ pub mod arrival;
 mod lookup;
 mod ports;
 mod record;
+mod rest;
 mod table;
 pub mod tcp;
 mod wheel;

@@ -3,7 +3,9 @@
 //! A word for each port and protocol: the session that has the port, or the port's place in its
 //! owner's queue of free ports. The port that has been free for longest is taken first. A port that
 //! was given back rests for [`QUARANTINE_MS`] before it speaks to the *same* backend again, which
-//! may still remember it (TIME-WAIT, RFC 9293, section 3.6.1); to others it is as good as new.
+//! may still remember it (TIME-WAIT, RFC 9293, section 3.6.1); to others it is as good as new. The
+//! last backend is in the port's word, those before it in [`Rests`]; a port that more backends may
+//! remember than can be noted speaks to nobody until one of them has forgotten it.
 //!
 //! ## A port's word
 //! | | bit 63 | 62..48 | 47..32 | 31..0 |
@@ -11,11 +13,13 @@
 //! | taken | 1 | 0 | 0 | the session's number |
 //! | free | 0 | tag of the last backend, 0 for never used | next free port | when it was given back |
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use weir_engine::memory::{HugeSlice, MemoryError, prefetch_read};
 use weir_engine::wire::protocol;
 
+use super::rest::Rests;
 use crate::address::{Addr, Version};
 use crate::conntrack::Tick;
 
@@ -29,8 +33,12 @@ pub const BLOCK: u16 = 64;
 /// How long a port rests before it speaks to the same backend again: twice the maximum segment
 /// lifetime as Linux and the BSDs count it.
 pub const QUARANTINE_MS: u32 = 60_000;
-/// Free ports looked at before a session is refused: bounded work a new session.
-const TRIES: usize = 16;
+/// Resting ports that are looked at before a session is refused, at least: the search goes on there
+/// when the client asks again.
+const TRIES: u32 = 16;
+/// Resting ports more that are looked at within a millisecond, for whichever sessions need it: a
+/// flood that finds all ports resting costs no more than this.
+const SPARE_TRIES: u32 = 1_024;
 
 const PORTS: usize = 1 << 16;
 const WORDS: usize = 8;
@@ -52,8 +60,9 @@ pub struct SnatAddress {
     pub address: Addr,
     workers: u16,
     words: HugeSlice,
-    /// A line for each worker and protocol: `[head 16 | tail 16 | free ports 32]`, and a counter for
-    /// the identification of IPv4 datagrams.
+    rests: Rests,
+    /// A line for each worker and protocol: `[head 16 | tail 16 | free ports 32]`, a counter for the
+    /// identification of IPv4 datagrams, and `[now 32 | spare tries used at that time 32]`.
     queues: HugeSlice,
 }
 
@@ -61,6 +70,12 @@ pub struct SnatAddress {
 #[inline]
 const fn half(of: u8) -> usize {
     (of != protocol::TCP) as usize
+}
+
+/// The place of a port's word.
+#[inline]
+const fn place(of: u8, port: u16) -> usize {
+    half(of) * PORTS + port as usize
 }
 
 impl SnatAddress {
@@ -72,6 +87,7 @@ impl SnatAddress {
             address,
             workers,
             words: HugeSlice::zeroed(2 * PORTS / WORDS, false)?,
+            rests: Rests::new(2 * PORTS)?,
             queues: HugeSlice::zeroed(2 * usize::from(workers), false)?,
         })
     }
@@ -79,8 +95,14 @@ impl SnatAddress {
     /// Frees all ports that sessions may have, to be first used in the order that `seed` makes; zero
     /// is from the lowest up.
     pub(super) fn free_all(&self, seed: u64) {
+        self.free_no_more_than(FIRST_PORT..=LAST_PORT, seed);
+    }
+
+    /// Frees these ports and leaves all others out.
+    pub(super) fn free_no_more_than(&self, ports: RangeInclusive<u16>, seed: u64) {
         for worker in 0..self.workers {
-            let mut ports: Vec<u16> = (FIRST_PORT..=LAST_PORT)
+            let mut ports: Vec<u16> = ports
+                .clone()
                 .filter(|port| owner(*port, self.workers) == worker)
                 .collect();
             shuffle(&mut ports, seed);
@@ -97,7 +119,7 @@ impl SnatAddress {
 
     #[inline]
     fn word(&self, of: u8, port: u16) -> Option<&AtomicU64> {
-        let index = half(of) * PORTS + usize::from(port);
+        let index = place(of, port);
         self.words
             .get(index / WORDS)
             .map(|line| &line.0[index % WORDS])
@@ -138,29 +160,65 @@ impl SnatAddress {
         fits: impl Fn(u16) -> bool,
     ) -> Option<u16> {
         let tag = tag(backend);
-        let (mut to_look, mut tries) = (look, TRIES);
-        while tries > 0 {
-            let (port, free) = self.pop_front(worker, of)?;
-            let rests = free_tag(free) == tag && now.since(Tick(free as u32)) < QUARANTINE_MS;
-            if rests || (to_look > 0 && !fits(port)) {
-                if rests {
-                    tries -= 1;
-                } else {
-                    to_look -= 1;
-                }
-                self.push_back(worker, of, port, free);
-                continue;
+        let spare = self.spare_tries(worker, of, now);
+        // Nobody is looked at twice.
+        let all = (TRIES + spare).min(self.free(worker, of));
+        let (mut to_look, mut tries) = (look, all);
+        let taken = loop {
+            if tries == 0 {
+                break None;
             }
-            self.word(of, port)?
-                .store(TAKEN | u64::from(session), Relaxed);
-            return Some(port);
-        }
-        None
+            let (port, free) = self.pop_front(worker, of)?;
+            if to_look > 0 && !fits(port) {
+                to_look -= 1;
+            } else if self.rests_for(of, port, free, tag, now) {
+                tries -= 1;
+            } else {
+                break Some(port);
+            }
+            self.push_back(worker, of, port, free);
+        };
+        self.spend_tries(worker, of, now, (all - tries).saturating_sub(TRIES));
+        let port = taken?;
+        self.word(of, port)?
+            .store(TAKEN | u64::from(session), Relaxed);
+        Some(port)
     }
 
-    /// Gives a port back whose session with `backend` spoke last at `last`.
-    pub fn give_back(&self, of: u8, port: u16, backend: (Addr, u16), last: Tick) {
-        let free = u64::from(tag(backend)) << 48 | u64::from(last.0);
+    /// Whether a free port may not speak to a backend yet. One that may is to be taken: its last
+    /// backend is among the others then.
+    fn rests_for(&self, of: u8, port: u16, free: u64, tag: u16, now: Tick) -> bool {
+        let (last, since) = (free_tag(free), Tick(free as u32));
+        if last == 0 || now.since(since) >= QUARANTINE_MS {
+            // Whoever had it before the last has forgotten it, too.
+            return false;
+        }
+        last == tag || !self.rests.pass(place(of, port), tag, (last, since), now)
+    }
+
+    /// Tries that there are beyond the usual at this time.
+    fn spare_tries(&self, worker: u16, of: u8, now: Tick) -> u32 {
+        let spent = self
+            .queue(worker, of)
+            .map_or(0, |queue| queue[2].load(Relaxed));
+        if spent as u32 == now.0 {
+            SPARE_TRIES.saturating_sub((spent >> 32) as u32)
+        } else {
+            SPARE_TRIES
+        }
+    }
+
+    fn spend_tries(&self, worker: u16, of: u8, now: Tick, tries: u32) {
+        if let Some(queue) = self.queue(worker, of).filter(|_| tries > 0) {
+            let before = SPARE_TRIES - self.spare_tries(worker, of, now);
+            let spent = u64::from(before + tries) << 32 | u64::from(now.0);
+            queue[2].store(spent, Relaxed);
+        }
+    }
+
+    /// Gives a port back whose session with `backend` was over at `end`: it rests from then on.
+    pub fn give_back(&self, of: u8, port: u16, backend: (Addr, u16), end: Tick) {
+        let free = u64::from(tag(backend)) << 48 | u64::from(end.0);
         self.push_back(owner(port, self.workers), of, port, free);
     }
 

@@ -227,21 +227,25 @@ impl Table {
     }
 
     /// Ends a session at once: its port begins to rest.
-    pub fn close(&self, sessions: &Sessions, session: u32) {
+    pub fn close(&self, sessions: &Sessions, session: u32, now: Tick) {
         let Some(record) = self.record(session).filter(|it| it.fingerprint() != 0) else {
             return;
         };
         self.wheel.unhang(session, |other| self.record(other));
-        self.forget(sessions, session, record);
+        self.forget(sessions, session, record, now);
     }
 
-    /// A session that is off the wheel already.
-    fn forget(&self, sessions: &Sessions, session: u32, record: Record<'_>) {
+    /// A session that is off the wheel already. Its port rests from its last packet on where both
+    /// sides have closed it, as theirs do; else from now on, as the backend may hold it still.
+    fn forget(&self, sessions: &Sessions, session: u32, record: Record<'_>, now: Tick) {
+        const CLOSED: u8 = flag::CLIENT_FIN | flag::BACKEND_FIN;
+        let closed = record.flags() & CLOSED == CLOSED;
+        let end = if closed { record.seen() } else { now };
         self.lookup.remove(record.bucket(), session);
         let backend = record.backend();
         if let Some(own) = sessions.address(record.snat_address()) {
             let peer = (backend.address, backend.port);
-            own.give_back(record.protocol(), record.snat_port(), peer, record.seen());
+            own.give_back(record.protocol(), record.snat_port(), peer, end);
         }
         record.hot[0].store(0, Relaxed);
         if let Some(live) = self.head(2) {
@@ -265,7 +269,7 @@ impl Table {
             };
             let idle = now.since(record.seen());
             if idle >= record.timeout() {
-                self.forget(sessions, session, record);
+                self.forget(sessions, session, record, now);
             } else {
                 let left = record.timeout() - idle;
                 self.wheel

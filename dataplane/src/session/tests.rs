@@ -148,6 +148,149 @@ fn a_port_rests_before_it_speaks_to_the_same_backend_again_and_serves_others_at_
     assert_eq!(take(1, 900 + QUARANTINE_MS), Some(last));
 }
 
+/// Leaves the first address so many ports.
+fn leave(sessions: &Sessions, ports: u16) {
+    let own = sessions.address(0).unwrap();
+    own.free_no_more_than(FIRST_PORT..=FIRST_PORT + ports - 1, 0);
+}
+
+#[test]
+fn a_port_rests_for_each_backend_that_it_spoke_to_whoever_had_it_since() {
+    let sessions = sessions(1, 10, 1);
+    let own = sessions.address(0).unwrap();
+    leave(&sessions, 1);
+    let speaks = |backend: u8, now: u32| {
+        let peer = (side(backend, 8080).address, 8080);
+        let port = own.take(0, protocol::TCP, 1, peer, Tick(now), 0, |_| true);
+        if let Some(port) = port {
+            own.give_back(protocol::TCP, port, peer, Tick(now));
+        }
+        port.is_some()
+    };
+    assert!(speaks(1, 0));
+    assert!(speaks(2, 20_000));
+    assert!(!speaks(1, 21_000), "the first remembers it still");
+    assert!(speaks(3, 30_000));
+    assert!(!speaks(1, 59_999) && !speaks(2, 79_999));
+    assert!(speaks(1, 61_000) && speaks(2, 81_000));
+    assert!(!speaks(1, 82_000));
+}
+
+#[test]
+fn a_port_that_as_many_backends_remember_as_can_be_noted_speaks_to_nobody_for_a_while() {
+    let sessions = sessions(1, 10, 1);
+    let own = sessions.address(0).unwrap();
+    leave(&sessions, 1);
+    let mut spoke = Vec::new();
+    for now in (0..200_000).step_by(1_000) {
+        let backend = (now / 1_000) as u8;
+        let peer = (side(backend, 8080).address, 8080);
+        if let Some(port) = own.take(0, protocol::TCP, 1, peer, Tick(now), 0, |_| true) {
+            own.give_back(protocol::TCP, port, peer, Tick(now));
+            spoke.push(now);
+        }
+    }
+    let within = |start: u32| {
+        let minute = start..start + QUARANTINE_MS;
+        spoke.iter().filter(|at| minute.contains(at)).count()
+    };
+    assert_eq!(within(0), 9, "the last and eight before it");
+    assert!((1..140_000).step_by(500).all(|start| within(start) <= 9));
+    assert!(spoke.len() > 25, "and it is not lost: {spoke:?}");
+}
+
+#[test]
+fn ports_that_rest_do_not_hide_those_behind_them() {
+    let sessions = sessions(1, 10, 1);
+    let own = sessions.address(0).unwrap();
+    leave(&sessions, 5_000);
+    let peer = |backend: u8| (side(backend, 8080).address, 8080);
+    let take = |backend: u8, now: u32| {
+        own.take(0, protocol::TCP, 1, peer(backend), Tick(now), 0, |_| true)
+    };
+    let ports: Vec<u16> = (0..5_000).map(|_| take(9, 0).unwrap()).collect();
+    let of = |place: usize| if place < 4_000 { 1 } else { 2 };
+    for (place, port) in ports.iter().enumerate() {
+        own.give_back(protocol::TCP, *port, peer(of(place)), Tick(1_000));
+    }
+    // A client asks again, as TCP does: each time the search goes on where it stopped.
+    let taken = (0..5).find_map(|attempt| take(1, 2_000 + attempt));
+    assert!(taken.is_some_and(|port| ports[4_000..].contains(&port)));
+    assert_eq!(
+        take(1, 2_100).map(|port| ports[4_000..].contains(&port)),
+        Some(true)
+    );
+}
+
+#[test]
+fn a_flood_that_finds_nothing_but_resting_ports_does_little_work() {
+    let sessions = sessions(1, 10, 1);
+    let own = sessions.address(0).unwrap();
+    leave(&sessions, 5_000);
+    let peer = (side(1, 8080).address, 8080);
+    let ports: Vec<u16> =
+        std::iter::from_fn(|| own.take(0, protocol::TCP, 1, peer, Tick(0), 0, |_| true)).collect();
+    for port in &ports {
+        own.give_back(protocol::TCP, *port, peer, Tick(1_000));
+    }
+    let first = |now: u32| {
+        let other = (side(2, 8080).address, 8080);
+        let port = own.take(0, protocol::TCP, 1, other, Tick(now), 0, |_| true);
+        own.give_back(protocol::TCP, port.unwrap(), peer, Tick(1_000));
+        ports.iter().position(|it| Some(*it) == port).unwrap()
+    };
+    let before = first(2_000);
+    for _ in 0..10 {
+        assert_eq!(
+            own.take(0, protocol::TCP, 1, peer, Tick(2_000), 0, |_| true),
+            None
+        );
+    }
+    // Ports that were looked at lie behind the others now.
+    let looked = first(2_000) - before - 1;
+    assert!((1_000..1_300).contains(&looked), "{looked}");
+}
+
+#[test]
+fn a_session_that_ended_by_being_idle_lets_its_port_rest_from_then_on() {
+    let sessions = sessions(1, 10, 1);
+    let table = sessions.table(0).unwrap();
+    leave(&sessions, 1);
+    let session = open(&sessions, 0, &opening(1, 1, &[0]), 0).unwrap();
+    let record = table.record(session).unwrap();
+    table.heard_backend(session, record, flags::SYN | flags::ACK, Tick(1));
+    table.heard_client(session, record, flags::ACK, Tick(2));
+    let end = 2 + TIMES.established + 1_000;
+    for now in (0..end).step_by(100) {
+        table.step(&sessions, Tick(now));
+    }
+    table.step(&sessions, Tick(end));
+    assert_eq!(table.live(), 0);
+    let again = |now| open(&sessions, 0, &opening(2, 1, &[0]), now);
+    let soon = again(TIMES.established + QUARANTINE_MS - 1);
+    assert_eq!(soon, Err(Exhausted::Ports), "the backend may hold it");
+    assert!(again(end + QUARANTINE_MS).is_ok());
+}
+
+#[test]
+fn a_session_that_both_sides_closed_lets_its_port_rest_from_its_last_packet_on() {
+    let sessions = sessions(1, 10, 1);
+    let table = sessions.table(0).unwrap();
+    leave(&sessions, 1);
+    let session = open(&sessions, 0, &opening(1, 1, &[0]), 0).unwrap();
+    let record = table.record(session).unwrap();
+    table.heard_backend(session, record, flags::SYN | flags::ACK, Tick(1));
+    table.heard_client(session, record, flags::ACK | flags::FIN, Tick(2));
+    table.heard_backend(session, record, flags::ACK | flags::FIN, Tick(500));
+    for now in (500..12_000).step_by(100) {
+        table.step(&sessions, Tick(now));
+    }
+    assert_eq!(table.live(), 0);
+    let again = |now| open(&sessions, 0, &opening(2, 1, &[0]), now);
+    assert_eq!(again(500 + QUARANTINE_MS - 1), Err(Exhausted::Ports));
+    assert!(again(500 + QUARANTINE_MS).is_ok());
+}
+
 #[test]
 fn the_port_that_has_been_free_for_longest_comes_first() {
     let sessions = sessions(1, 10, 1);
@@ -348,8 +491,11 @@ proptest! {
         let table = sessions.table(0).unwrap();
         let own = sessions.address(0).unwrap();
         let mut now = 0u32;
-        // By the port: with which backend and until when it was last in use.
-        let mut ended: HashMap<u16, (u8, u32)> = HashMap::new();
+        // So few ports that they are soon used again.
+        const PORTS: u16 = 4;
+        leave(&sessions, PORTS);
+        // By port and backend: until when it was last in use.
+        let mut ended: HashMap<(u16, u8), u32> = HashMap::new();
         let mut live: HashMap<u32, (u16, u8)> = HashMap::new();
         let mut seen: HashMap<u32, u32> = HashMap::new();
         for step in steps {
@@ -357,8 +503,8 @@ proptest! {
                 Step::Open(number, backend) if table.find(flow(number)).is_none() => {
                     if let Ok(session) = open(&sessions, 0, &opening(number, backend, &[0]), now) {
                         let port = table.record(session).unwrap().snat_port();
-                        if let Some((last, when)) = ended.get(&port) {
-                            prop_assert!(*last != backend || now - when >= QUARANTINE_MS);
+                        if let Some(when) = ended.get(&(port, backend)) {
+                            prop_assert!(now - when >= QUARANTINE_MS);
                         }
                         seen.insert(number, now);
                         live.insert(number, (port, backend));
@@ -377,7 +523,7 @@ proptest! {
                 }
                 Step::Close(number) => {
                     if let Some(session) = table.find(flow(number)) {
-                        table.close(&sessions, session);
+                        table.close(&sessions, session, Tick(now));
                     }
                 }
                 Step::Pass(time) => {
@@ -389,14 +535,14 @@ proptest! {
             live.retain(|number, (port, backend)| {
                 let stays = table.find(flow(*number)).is_some();
                 if !stays {
-                    ended.insert(*port, (*backend, seen[number]));
+                    ended.insert((*port, *backend), seen[number]);
                 }
                 stays
             });
             let ports: HashSet<u16> = live.values().map(|(port, _)| *port).collect();
             prop_assert_eq!(ports.len(), live.len());
             prop_assert_eq!(table.live(), live.len() as u64);
-            prop_assert_eq!(own.free(0, protocol::TCP) as usize, ALL_PORTS as usize - live.len());
+            prop_assert_eq!(own.free(0, protocol::TCP) as usize, PORTS as usize - live.len());
             for (number, (port, _)) in &live {
                 let session = table.find(flow(*number));
                 prop_assert_eq!(own.session(protocol::TCP, *port), session);
