@@ -50,6 +50,8 @@ pub enum Verdict {
     Forward,
     /// As `Forward`, its backend chosen already.
     Steered,
+    /// As `Steered`, by the packet itself: by its connection ID.
+    Named,
     /// Steered, or an answer, and kept from leaving at once, for a capture to look at.
     Apart,
     /// A backend's answer.

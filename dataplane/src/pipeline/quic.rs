@@ -62,14 +62,20 @@ pub fn all<B: Buffer>(
             continue;
         };
         let named = named.filter(|number| services.keeps(lane.service, *number).is_some());
-        match named {
-            Some(number) => steering.pin(lane, number),
-            None => steering.one(lane, frame.data()),
-        }
+        let chosen = match named {
+            Some(number) => {
+                steering.pin(lane, number);
+                Verdict::Named
+            }
+            None => {
+                steering.one(lane, frame.data());
+                Verdict::Steered
+            }
+        };
         if lane.verdict != Verdict::Forward {
             continue;
         }
-        lane.verdict = Verdict::Steered;
+        lane.verdict = chosen;
         if let Some(backend) = services.backends.get(lane.backend as usize)
             && !stays
         {

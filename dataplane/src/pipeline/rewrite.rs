@@ -87,7 +87,9 @@ fn other<B: Buffer>(
     lane: &Lane,
 ) -> Outcome {
     match lane.verdict {
-        Verdict::Forward | Verdict::Steered => forward(snapshot, port, tally, frame, lane),
+        Verdict::Forward | Verdict::Steered | Verdict::Named => {
+            forward(snapshot, port, tally, frame, lane)
+        }
         Verdict::Return => give_back(snapshot, port, tally, frame, lane),
         Verdict::Session => to_session(snapshot, worker, port, tally, frame, lane),
         Verdict::Answer => from_session(snapshot, worker, port, tally.counters, frame, lane),

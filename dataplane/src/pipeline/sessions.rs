@@ -32,7 +32,7 @@ pub fn ask(services: &Services, sessions: &Sessions, worker: u16, lanes: &[Lane]
     };
     for lane in lanes {
         match lane.verdict {
-            Verdict::Forward | Verdict::Steered if is_full_nat(services, lane) => {
+            Verdict::Forward | Verdict::Steered | Verdict::Named if is_full_nat(services, lane) => {
                 table.prefetch_flow(lane.hash);
             }
             Verdict::Answer => {
@@ -50,6 +50,16 @@ fn is_full_nat(services: &Services, lane: &Lane) -> bool {
     services
         .get(lane.service)
         .is_some_and(|service| service.mode == Mode::FullNat)
+}
+
+/// Whether steering found no backend for a packet to a service: no other stage gives these reasons.
+#[inline]
+pub(super) const fn has_no_backend(verdict: Verdict) -> bool {
+    use DropReason::{AllDown, BackendsFull, NoBackend};
+    matches!(
+        verdict,
+        Verdict::Reset | Verdict::Refuse(_) | Verdict::Drop(AllDown | BackendsFull | NoBackend)
+    )
 }
 
 /// What the passes need.
@@ -90,7 +100,7 @@ pub fn all<B: Buffer>(
     let mut any = false;
     for lane in lanes.iter_mut() {
         match lane.verdict {
-            Verdict::Forward | Verdict::Steered | Verdict::Reset if is_full_nat(services, lane) => {
+            Verdict::Forward | Verdict::Steered | Verdict::Named if is_full_nat(services, lane) => {
                 lane.session = table.likely(lane.hash).unwrap_or(NOBODY);
                 table.prefetch_hot(lane.session);
             }
@@ -98,6 +108,7 @@ pub fn all<B: Buffer>(
                 finding.whose(lane);
                 table.prefetch(lane.session);
             }
+            verdict if has_no_backend(verdict) => {}
             _ => continue,
         }
         any = true;
@@ -108,20 +119,22 @@ pub fn all<B: Buffer>(
     for (place, (frame, lane)) in (0u32..).zip(burst.iter_mut().zip(lanes)) {
         let stays = apart.has(place);
         match lane.verdict {
-            Verdict::Forward | Verdict::Steered if is_full_nat(services, lane) => {
+            Verdict::Forward | Verdict::Steered | Verdict::Named if is_full_nat(services, lane) => {
                 if let Some(record) = finding.client(frame.data(), lane)
                     && !stays
                 {
                     quick.forward_session(frame, lane, (sessions, worker), record);
                 }
             }
-            Verdict::Reset if is_full_nat(services, lane) => finding.spare(lane),
             Verdict::Answer => {
                 if let Some(record) = finding.answer(lane)
                     && !stays
                 {
                     quick.give_back_session(frame, lane, (sessions, worker), record);
                 }
+            }
+            verdict if has_no_backend(verdict) && is_full_nat(services, lane) => {
+                finding.spare(frame.data(), lane);
             }
             _ => {}
         }
@@ -226,9 +239,10 @@ impl<'a> Finding<'a> {
         None
     }
 
-    /// A packet that is to be reset since conntrack does not know its flow: a session knows better.
+    /// A packet that is to be reset or dropped since conntrack does not know its flow and nobody
+    /// takes new ones: a session knows better.
     #[cold]
-    fn spare(&self, lane: &mut Lane) {
+    fn spare(&self, frame: &[u8], lane: &mut Lane) {
         let Some(session) = self.table.find(lane.hash) else {
             return;
         };
@@ -236,7 +250,10 @@ impl<'a> Finding<'a> {
             return;
         };
         let number = record.backend_number();
-        if record.is_live(self.now) && self.services.keeps(lane.service, number).is_some() {
+        if record.is_live(self.now)
+            && !begins_anew(frame, &lane.packet, record)
+            && self.services.keeps(lane.service, number).is_some()
+        {
             (lane.session, lane.backend) = (session, number);
             lane.verdict = Verdict::Session;
             let flags = lane.packet.tcp_flags;
@@ -247,22 +264,15 @@ impl<'a> Finding<'a> {
     /// Whether a packet goes on with the session that its flow has.
     #[inline]
     fn keeps(&self, frame: &[u8], lane: &mut Lane, record: Record<'_>) -> bool {
-        if !record.is_live(self.now) {
+        if !record.is_live(self.now) || begins_anew(frame, &lane.packet, record) {
             return false;
-        }
-        if opens(lane.packet.tcp_flags) {
-            let next = next_sequence(frame, &lane.packet);
-            let again = match record.state() {
-                State::Closing | State::Loose => true,
-                State::Opening | State::Answered => next != record.first_sequence(),
-                State::Established | State::Udp => record.flags() & flag::CLIENT_FIN != 0,
-            };
-            if again {
-                return false;
-            }
         }
         if record.backend_number() == lane.backend {
             return true;
+        }
+        // The connection ID decides, whichever connection the 4-tuple was of before.
+        if lane.verdict == Verdict::Named {
+            return false;
         }
         // Conntrack forgot the flow, or was never told: the session knows better, as long as its
         // backend takes flows that it has.
@@ -353,6 +363,20 @@ impl<'a> Finding<'a> {
             .table
             .open(self.sessions, self.worker, &opening, self.now)?;
         Ok(session)
+    }
+}
+
+/// Whether a packet opens another connection than the one that its session is of.
+#[inline]
+fn begins_anew(frame: &[u8], packet: &Packet, record: Record<'_>) -> bool {
+    if !opens(packet.tcp_flags) {
+        return false;
+    }
+    let next = next_sequence(frame, packet);
+    match record.state() {
+        State::Closing | State::Loose => true,
+        State::Opening | State::Answered => next != record.first_sequence(),
+        State::Established | State::Udp => record.flags() & flag::CLIENT_FIN != 0,
     }
 }
 

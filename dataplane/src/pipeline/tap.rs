@@ -206,7 +206,7 @@ impl<'a> Tap<'a> {
     /// Who gets a frame, and why.
     fn decided(&self, note: &mut Note, lane: &Lane, frame: &[u8]) {
         match lane.verdict {
-            Verdict::Forward | Verdict::Steered | Verdict::Session => {
+            Verdict::Forward | Verdict::Steered | Verdict::Named | Verdict::Session => {
                 note.service = lane.service;
                 note.backend = lane.backend;
                 note.why = self.why(note, lane, frame);

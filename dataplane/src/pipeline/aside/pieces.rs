@@ -14,6 +14,7 @@ use crate::fragments::{Arrival, Piece};
 use crate::parse::Packet;
 use crate::pipeline::lane::{Lane, Verdict};
 use crate::pipeline::rewrite::{Outcome, finish};
+use crate::pipeline::sessions::has_no_backend;
 use crate::pipeline::{Sink, steer};
 use crate::service::Owner;
 
@@ -195,17 +196,24 @@ impl<B: Buffer> Aside<'_, B> {
                         );
                     }
                 }
+                let full_nat = services
+                    .get(service)
+                    .is_some_and(|service| service.full_nat.is_some());
+                if full_nat
+                    && has_no_backend(lane.verdict)
+                    && let Some(held) = self.go_on_to_backend(&lane)
+                {
+                    return self.of_session(frame, piece, packet, held);
+                }
                 match lane.verdict {
                     Verdict::Drop(reason) => return (Outcome::Drop(reason), None),
                     Verdict::Refuse(reason) => {
                         return (self.refused(frame, packet, reason), None);
                     }
+                    Verdict::Reset => return (self.reset(frame, packet), None),
                     _ => {}
                 }
-                if services
-                    .get(service)
-                    .is_some_and(|service| service.full_nat.is_some())
-                {
+                if full_nat {
                     return match self.begin_to_backend(frame, &mut lane) {
                         Some(held) => self.of_session(frame, piece, packet, held),
                         None => match lane.verdict {

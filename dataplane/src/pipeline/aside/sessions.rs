@@ -22,6 +22,7 @@ use crate::parse::Packet;
 use crate::pipeline::lane::{Lane, Verdict};
 use crate::pipeline::rewrite::{Outcome, leave_toward, mtu_toward};
 use crate::pipeline::sessions;
+use crate::session::tcp::opens;
 use crate::session::{Record, Sessions, Side, owner};
 
 /// Bytes of an IPv6 fragment header.
@@ -286,6 +287,18 @@ impl<B: Buffer> Aside<'_, B> {
                 (own, lane.session)
             }
         };
+        self.held(worker, session, false)
+    }
+
+    /// A first piece of a client's datagram that nobody would take if it were new: its session, if
+    /// its backend still takes what it has.
+    pub(super) fn go_on_to_backend(&self, lane: &Lane) -> Option<Held> {
+        if opens(lane.packet.tcp_flags) {
+            return None;
+        }
+        let (worker, session) = self.session_of(lane.hash)?;
+        let number = self.record(worker, session)?.backend_number();
+        self.snapshot.services.keeps(lane.service, number)?;
         self.held(worker, session, false)
     }
 
