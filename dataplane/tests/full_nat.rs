@@ -14,6 +14,7 @@ use support::full_nat::{
     ALL, BACKEND_MAC, Families, answer, ask, assert_checksums, between, pieces, source_port, whole,
     without_id,
 };
+use support::rig::Rig;
 use support::{CLIENT_MAC, Frame, Transport, WEIR_MAC, frame};
 use weir_shm::counters::{self as layout, DropReason};
 
@@ -311,5 +312,39 @@ fn pieces_of_a_datagram_go_with_their_session_under_an_identification_of_the_add
             let expected = between(&reply, families.vip(), client, CLIENT_MAC);
             assert_eq!(without_id(got), without_id(expected));
         }
+    }
+}
+
+#[test]
+fn no_two_datagrams_in_pieces_from_a_vip_to_one_client_are_identified_alike() {
+    for families in ALL {
+        let config = families.config("");
+        let pool = "snat_pool = [\"10.0.0.5\", \"2001:db8:a::5\"]";
+        let wide = pool.replace("]", ", \"10.0.0.6\", \"2001:db8:a::6\"]");
+        let mut rig = Rig::new(&config.replace(pool, &wide));
+        let (mut ids, mut sources) = (Vec::new(), std::collections::HashSet::new());
+        for port in 1..41 {
+            let sent = rig.play(0, &ask(families, 1, port, Transport::Udp).build());
+            let got = &sent[0].1;
+            let own: std::net::IpAddr = if families.backend_v6 {
+                <[u8; 16]>::try_from(&got[22..38]).unwrap().into()
+            } else {
+                <[u8; 4]>::try_from(&got[26..30]).unwrap().into()
+            };
+            sources.insert(own);
+            let mut reply = answer(families, source_port(got), Transport::Udp);
+            reply.destination.set_ip(own);
+            let mut back: Vec<Vec<u8>> = Vec::new();
+            for piece in pieces(&reply.payload(&[7; 2_000]).build(), 1_200, 78) {
+                back.extend(rig.play(0, &piece).into_iter().map(|(_, frame)| frame));
+            }
+            ids.push(whole(&back).1);
+        }
+        assert_eq!(sources.len(), 2, "both addresses are spoken from");
+        let all = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), all, "an identification twice: {families:?}");
+        rig.assert_all_accounted_for();
     }
 }

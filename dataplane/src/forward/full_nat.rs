@@ -126,7 +126,8 @@ pub const fn fits_before(mtu: u16, from: Version, to: Version) -> u16 {
     }
 }
 
-/// Hot: a backend's answer, to the session's client from the VIP.
+/// Hot: a backend's answer, to the session's client from the VIP; `id` identifies it where it gets an
+/// IPv4 header.
 ///
 /// # Errors
 /// The reason to drop it.
@@ -135,8 +136,7 @@ pub fn to_client<B: Buffer>(
     frame: &mut B,
     packet: &mut Packet,
     record: Record<'_>,
-    own: &SnatAddress,
-    worker: u16,
+    id: impl FnOnce() -> u16,
 ) -> Result<(), DropReason> {
     if packet.ttl <= 1 {
         return Err(DropReason::IpTtl);
@@ -148,7 +148,7 @@ pub fn to_client<B: Buffer>(
     {
         telling::backend_segment(frame, packet, record)?;
     }
-    translate(frame, packet, &ends, || own.next_id(worker))
+    translate(frame, packet, &ends, id)
 }
 
 /// Puts a packet between other ends, and takes one off its TTL. The descriptor follows.

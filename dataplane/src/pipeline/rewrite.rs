@@ -358,12 +358,10 @@ fn from_session<B: Buffer>(
     let Some((sessions, record)) = session(&snapshot.services, worker, lane) else {
         return Outcome::Drop(DropReason::NoSession);
     };
-    let Some(own) = sessions.address(record.snat_address()) else {
-        return Outcome::Drop(DropReason::NoSession);
-    };
     let bytes = frame.len() as u64;
     let mut packet = lane.packet;
     let (adjacency, client) = (&*snapshot.adjacency, record.client());
+    let next_id = || sessions.next_id_toward(worker, client.address);
     let number = adjacency.hop_toward(client.version, client.address);
     let length = full_nat::length_in(client.version, &packet);
     let exit = number.and_then(|number| adjacency.exit(number));
@@ -375,7 +373,7 @@ fn from_session<B: Buffer>(
         )
     {
         return Outcome::Aside(Why::TooLarge(Flow::OfSession(Whose {
-            id: own.next_id(worker).into(),
+            id: next_id().into(),
             ..Whose::whole(worker, lane.session, true)
         })));
     }
@@ -390,7 +388,7 @@ fn from_session<B: Buffer>(
             clamp(frame, &packet, backend.mss);
         }
     }
-    if let Err(reason) = full_nat::to_client(frame, &mut packet, record, own, worker) {
+    if let Err(reason) = full_nat::to_client(frame, &mut packet, record, next_id) {
         return Outcome::Drop(reason);
     }
     let outcome = match number {

@@ -20,6 +20,7 @@
 //! brings up sessions that may have ended, a few a burst.
 
 pub mod arrival;
+mod ids;
 mod lookup;
 mod ports;
 mod record;
@@ -35,6 +36,8 @@ use weir_engine::memory::MemoryError;
 
 use crate::address::{Addr, Version};
 use crate::endpoints::{Endpoint, Endpoints};
+
+use ids::Ids;
 
 pub use arrival::Spread;
 pub use ports::{BLOCK, FIRST_PORT, LAST_PORT, QUARANTINE_MS, SnatAddress, owner};
@@ -62,6 +65,7 @@ pub struct Sessions {
     tables: Arc<[Table]>,
     addresses: Vec<Arc<SnatAddress>>,
     by_address: Endpoints,
+    ids: Arc<Ids>,
     /// How devices spread answers over the workers, where that is known.
     spread: Arc<OnceLock<Spread>>,
 }
@@ -75,9 +79,11 @@ impl Sessions {
         let table = |_| Table::new(settings.capacity, settings.prefer_huge);
         let tables: Result<Vec<Table>, MemoryError> =
             (0..settings.workers.max(1)).map(table).collect();
+        let tables = tables?;
         Ok(Self {
             settings,
-            tables: tables?.into(),
+            ids: Arc::new(Ids::new(tables.len() as u16)?),
+            tables: tables.into(),
             addresses: Vec::new(),
             by_address: Endpoints::new(&[]),
             spread: Arc::default(),
@@ -154,6 +160,12 @@ impl Sessions {
     #[must_use]
     pub fn table(&self, worker: usize) -> Option<&Table> {
         self.tables.get(worker)
+    }
+
+    /// The next identification for a datagram of `worker` that leaves for a client in pieces.
+    #[must_use]
+    pub fn next_id_toward(&self, worker: u16, client: Addr) -> u16 {
+        self.ids.next(worker, client)
     }
 
     /// Workers that own ports.

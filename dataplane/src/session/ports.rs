@@ -229,7 +229,7 @@ impl SnatAddress {
             .map_or(0, |queue| (queue[0].load(Relaxed) >> 32) as u32)
     }
 
-    /// The next identification for a datagram of `worker` that leaves from here in pieces: no other
+    /// The next identification for a datagram of `worker` that goes to a backend in pieces: no other
     /// worker gives the same one out before 65,536 have gone.
     #[must_use]
     pub fn next_id(&self, worker: u16) -> u16 {

@@ -3,7 +3,8 @@
 //!
 //! Whichever worker gets such a frame reads the session where it is, in its own table or another's;
 //! only sessions of its own does it change. All pieces of a datagram leave with one identification
-//! of the SNAT address's own, since those of different clients would meet there otherwise.
+//! of weir's own, since those of different clients would meet at the SNAT address otherwise, and those
+//! of different backends at the VIP.
 
 use weir_engine::buffer::Buffer;
 use weir_engine::wire::checksum::Delta;
@@ -310,13 +311,18 @@ impl<B: Buffer> Aside<'_, B> {
 
     fn held(&self, worker: u16, session: u32, to_client: bool) -> Option<Held> {
         let record = self.record(worker, session)?;
-        let own = self.sessions()?.address(record.snat_address())?;
+        // Unlike numbers of other workers, and never repeated soon.
+        let (sessions, own) = (self.sessions()?, self.kept.worker);
+        let id = if to_client {
+            sessions.next_id_toward(own, record.client().address)
+        } else {
+            sessions.address(record.snat_address())?.next_id(own)
+        };
         Some(Held {
             worker,
             session,
             fingerprint: record.fingerprint(),
-            // Unlike numbers of other workers, and never repeated soon.
-            id: own.next_id(self.kept.worker).into(),
+            id: id.into(),
             to_client,
         })
     }
