@@ -4,24 +4,12 @@
 
 mod support;
 
-use std::path::Path;
-use std::sync::Arc;
-
-use arrayvec::ArrayVec;
 use proptest::prelude::*;
-use support::{Transport, WEIR_MAC, frame};
-use weir::adjacency::Neighbour;
-use weir::config::Config;
-use weir::conntrack::{Conntrack, Tick};
-use weir::control::{Control, PortFacts};
-use weir::flow::{FlowHasher, HashKey};
-use weir::pipeline::{BURST, Pipeline, Sink, Snapshot};
+use support::crew::Crew;
+use support::full_nat::{ALL, Families, answer, ask, pieces, source_port};
+use support::{CLIENT_MAC, Transport, WEIR_MAC, frame};
 use weir::session::{FIRST_PORT, LAST_PORT, Spread, owner};
-use weir_engine::buffer::{Buffer, Heap, HeapBuffer};
-use weir_engine::counters::{CounterReader, counters};
-use weir_engine::publish::Reader;
 use weir_engine::rss;
-use weir_engine::wire::ethernet::MacAddr;
 use weir_shm::counters as layout;
 
 const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
@@ -51,84 +39,6 @@ snat_pool = ["10.0.0.5"]
 address = "10.0.0.11"
 "#;
 
-struct Worker {
-    pipeline: Pipeline<HeapBuffer>,
-    snapshot: Reader<Snapshot>,
-    counters: CounterReader,
-}
-
-#[derive(Default)]
-struct Out {
-    sent: Vec<HeapBuffer>,
-    handed: Vec<(u16, u16, HeapBuffer)>,
-    freed: usize,
-}
-
-impl Sink<HeapBuffer> for Out {
-    fn send(&mut self, _: u16, frame: HeapBuffer) {
-        self.sent.push(frame);
-    }
-    fn punt(&mut self, _: u16, _: HeapBuffer) {
-        panic!("punted");
-    }
-    fn hold(&mut self, _: Neighbour, _: HeapBuffer) {
-        panic!("held");
-    }
-    fn copy(&mut self, bytes: &[u8]) -> Option<HeapBuffer> {
-        Some(HeapBuffer::new(bytes))
-    }
-    fn hand_over(&mut self, worker: u16, port: u16, frame: HeapBuffer) {
-        self.handed.push((worker, port, frame));
-    }
-    fn answer(&mut self, _: u16, _: HeapBuffer) {
-        panic!("answered");
-    }
-    fn free(&mut self, _: HeapBuffer) {
-        self.freed += 1;
-    }
-}
-
-fn workers(count: u16) -> (Control<Heap>, Vec<Worker>) {
-    let config = Arc::new(Config::parse(Path::new("test.toml"), CONFIG).unwrap());
-    let facts = vec![PortFacts {
-        mac: MacAddr(WEIR_MAC),
-        filter: true,
-        mtu: 1500,
-    }];
-    let hasher = FlowHasher::new(HashKey::REPLAY);
-    let (own, _) = counters(layout::BLOCK).unwrap();
-    let (control, readers) =
-        Control::new(config, facts, hasher.clone(), Heap, own, count.into()).unwrap();
-    let workers = (0..count).zip(readers).map(|(number, snapshot)| {
-        let (writer, reader) = counters(layout::BLOCK).unwrap();
-        let conntrack = Conntrack::new(100, false).unwrap();
-        let pipeline = Pipeline::new(control.accepts(), hasher.clone(), conntrack, writer);
-        Worker {
-            pipeline: pipeline.among(number, Vec::new()),
-            snapshot,
-            counters: reader,
-        }
-    });
-    let workers = workers.collect();
-    (control, workers)
-}
-
-/// What one worker does with a frame; `handed` if another received it.
-fn play(worker: &mut Worker, bytes: &[u8], handed: bool) -> Out {
-    let mut burst: ArrayVec<HeapBuffer, BURST> = ArrayVec::new();
-    burst.push(HeapBuffer::new(bytes));
-    let mut out = Out::default();
-    let snapshot = worker.snapshot.get();
-    if handed {
-        let path = &mut worker.pipeline;
-        path.process_handed(snapshot, Tick(1_000), 0, &mut burst, &mut out);
-    } else {
-        let path = &mut worker.pipeline;
-        path.process(snapshot, Tick(1_000), 0, &mut burst, &mut out);
-    }
-    out
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
@@ -137,35 +47,35 @@ proptest! {
         count in 1u16..5,
         flows in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), 1u16..), 1..60),
     ) {
-        let (_control, mut workers) = workers(count);
+        let mut crew = Crew::new(CONFIG, count);
         let mut ports = std::collections::HashSet::new();
         for (host, (asked, answered, port)) in flows.into_iter().enumerate() {
-            let (asked, answered) = (asked.index(count.into()), answered.index(count.into()));
+            let of = |index: prop::sample::Index| index.index(count.into()) as u16;
+            let (asked, answered) = (of(asked), of(answered));
             let client = format!("192.0.2.9:{port}");
             let request = frame(&client, &format!("198.51.100.10:{}", 80), Transport::Syn);
             let _ = host;
-            let mut out = play(&mut workers[asked], &request.build(), false);
+            let mut out = crew.step(asked, &request.build(), false);
             prop_assert_eq!(out.sent.len(), 1);
             let sent = out.sent.remove(0);
-            let snat = u16::from_be_bytes([sent.data()[34], sent.data()[35]]);
-            prop_assert_eq!(usize::from(owner(snat, count)), asked);
+            let snat = u16::from_be_bytes([sent[34], sent[35]]);
+            prop_assert_eq!(owner(snat, count), asked);
             ports.insert(snat);
             let answer = frame("10.0.0.11:80", &format!("10.0.0.5:{snat}"), Transport::Ack);
             let answer = answer.macs(BACKEND_MAC, WEIR_MAC).build();
-            let mut out = play(&mut workers[answered], &answer, false);
+            let mut out = crew.step(answered, &answer, false);
             if asked != answered {
                 prop_assert_eq!((out.sent.len(), out.handed.len()), (0, 1));
-                let (to, port, frame) = out.handed.remove(0);
-                prop_assert_eq!((usize::from(to), port, frame.data()), (asked, 0, &answer[..]));
-                out = play(&mut workers[asked], frame.data(), true);
+                let (to, frame) = out.handed.remove(0);
+                prop_assert_eq!((to, &frame), (asked, &answer));
+                out = crew.step(asked, &frame, true);
             }
             prop_assert_eq!(out.sent.len(), 1);
-            let back = out.sent[0].data();
+            let back = &out.sent[0];
             prop_assert_eq!(&back[26..34], &[198, 51, 100, 10, 192, 0, 2, 9]);
             prop_assert_eq!(u16::from_be_bytes([back[36], back[37]]), port);
         }
-        let received: u64 = workers.iter().map(|worker| worker.counters.get(layout::RECEIVED)).sum();
-        let handed: u64 = workers.iter().map(|worker| worker.counters.get(layout::HANDED_OVER)).sum();
+        let (received, handed) = (crew.count(layout::RECEIVED), crew.count(layout::HANDED_OVER));
         prop_assert!(handed <= received / 2, "a handed frame is received once");
     }
 
@@ -179,9 +89,9 @@ proptest! {
         flows in prop::collection::vec((any::<prop::sample::Index>(), 1u16..), 1..60),
     ) {
         let key = if symmetric { rss::SYMMETRIC_KEY.to_vec() } else { key };
-        let (mut control, mut workers) = workers(count);
-        control.scatter_ports(seed);
-        control.know_spread(Spread::new(key.clone(), size, count));
+        let mut crew = Crew::new(CONFIG, count);
+        crew.control.scatter_ports(seed);
+        crew.control.know_spread(Spread::new(key.clone(), size, count));
         let arrives = |port: u16| {
             let (from, to) = ([10, 0, 0, 11].into(), [10, 0, 0, 5].into());
             rss::queue_in_table(rss::ipv4_ports(&key, from, to, 80, port), size, count)
@@ -193,16 +103,121 @@ proptest! {
         let fair = usize::from(LAST_PORT - FIRST_PORT) / usize::from(count * count);
         prop_assume!(choice.iter().all(|ports| ports * 2 > fair));
         for (asked, port) in flows {
-            let asked = asked.index(count.into());
+            let asked = asked.index(count.into()) as u16;
             let client = format!("192.0.2.9:{port}");
             let request = frame(&client, "198.51.100.10:80", Transport::Syn);
-            let sent = play(&mut workers[asked], &request.build(), false).sent.remove(0);
-            let snat = u16::from_be_bytes([sent.data()[34], sent.data()[35]]);
-            prop_assert_eq!(usize::from(arrives(snat)), asked);
+            let sent = crew.step(asked, &request.build(), false).sent.remove(0);
+            let snat = u16::from_be_bytes([sent[34], sent[35]]);
+            prop_assert_eq!(arrives(snat), asked);
             let answer = frame("10.0.0.11:80", &format!("10.0.0.5:{snat}"), Transport::Ack);
             let answer = answer.macs(BACKEND_MAC, WEIR_MAC).build();
-            let out = play(&mut workers[asked], &answer, false);
+            let out = crew.step(asked, &answer, false);
             prop_assert_eq!((out.sent.len(), out.handed.len()), (1, 0));
+        }
+    }
+}
+
+/// Where a packet that left is from and to, and by which ports, in whichever family.
+fn ends(frame: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let (network, at) = match frame[12] {
+        0x08 => (26..34, 34),
+        _ => (22..54, 54),
+    };
+    // A first piece of IPv6 has its ports behind the fragment header.
+    let at = if frame[12] == 0x86 && frame[20] == 44 {
+        at + 8
+    } else {
+        at
+    };
+    (frame[network].to_vec(), frame[at..at + 4].to_vec())
+}
+
+fn asked_in_pieces(families: Families, port: u16, id: u32) -> Vec<Vec<u8>> {
+    let packet = ask(families, 1, port, Transport::Udp).payload(&[7; 2_000]);
+    pieces(&packet.build(), 1_200, id)
+}
+
+#[test]
+fn answers_reach_their_client_in_all_families_and_protocols() {
+    for families in ALL {
+        for transport in [Transport::Syn, Transport::Udp] {
+            let mut crew = Crew::new(&families.config(""), 3);
+            for (asked, answered) in (0..9).map(|pair| (pair / 3, pair % 3)) {
+                let sent = crew.play(asked, &ask(families, 1, asked + 1, transport).build());
+                let port = source_port(&sent[0]);
+                assert_eq!(owner(port, 3), asked);
+                let back = match transport {
+                    Transport::Syn => Transport::Ack,
+                    other => other,
+                };
+                let before = crew.count(layout::HANDED_OVER);
+                let sent = crew.play(answered, &answer(families, port, back).build());
+                assert_eq!((sent.len(), &sent[0][..6]), (1, &CLIENT_MAC[..]));
+                let handed = crew.count(layout::HANDED_OVER) - before;
+                assert_eq!(handed, u64::from(asked != answered));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn a_flow_keeps_its_port_however_its_datagrams_are_cut_and_whoever_gets_them(
+        count in 1u16..5,
+        four in 0usize..4,
+        // Each flow's own worker gets its whole packets, as a device spreads them.
+        datagrams in prop::collection::vec((0u16..4, any::<bool>(), any::<u16>()), 1..40),
+    ) {
+        let families = ALL[four];
+        let mut crew = Crew::new(&families.config(""), count);
+        let mut known = std::collections::HashMap::new();
+        for (id, (flow, whole, worker)) in datagrams.into_iter().enumerate() {
+            let port = 1_000 + flow;
+            let sent: Vec<Vec<u8>> = if whole {
+                crew.play(flow % count, &ask(families, 1, port, Transport::Udp).build())
+            } else {
+                let pieces = asked_in_pieces(families, port, id as u32 + 1);
+                pieces.iter().flat_map(|piece| crew.play(worker % count, piece)).collect()
+            };
+            prop_assert_eq!(sent.len(), if whole { 1 } else { 2 });
+            let from = ends(&sent[0]);
+            prop_assert_eq!(known.entry(flow).or_insert_with(|| from.clone()), &from);
+        }
+    }
+}
+
+#[test]
+fn a_flow_of_nothing_but_pieces_keeps_its_session() {
+    for families in ALL {
+        let mut crew = Crew::new(&families.config(""), 3);
+        let mut from = std::collections::HashSet::new();
+        for id in 1..20 {
+            let pieces = asked_in_pieces(families, 1, id);
+            let sent: Vec<_> = pieces
+                .iter()
+                .flat_map(|piece| crew.play(1, piece))
+                .collect();
+            from.insert(ends(&sent[0]));
+            crew.now += 60_000_000_000;
+        }
+        assert_eq!(from.len(), 1, "{families:?}");
+    }
+}
+
+#[test]
+fn a_session_lives_as_long_as_its_backend_sends_pieces() {
+    for families in ALL {
+        let mut crew = Crew::new(&families.config(""), 3);
+        let sent = crew.play(0, &ask(families, 1, 1, Transport::Udp).build());
+        let port = source_port(&sent[0]);
+        for id in 1..10 {
+            let datagram = answer(families, port, Transport::Udp).payload(&[7; 2_000]);
+            let pieces = pieces(&datagram.build(), 1_200, id);
+            let sent = pieces.iter().flat_map(|piece| crew.play(1, piece));
+            assert_eq!(sent.count(), 2, "{families:?}");
+            crew.now += 60_000_000_000;
         }
     }
 }

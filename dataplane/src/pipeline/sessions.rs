@@ -285,16 +285,37 @@ impl<'a> Finding<'a> {
 
     #[inline(never)]
     fn open(&self, frame: &[u8], lane: &mut Lane) {
+        let old = self.table.record(lane.session);
+        let by_piece = old.is_some_and(|record| record.is_begun_by_piece());
+        if let Some(owner) = self.begun_elsewhere(lane) {
+            self.counters.add(counters::HANDED_OVER, 1);
+            lane.verdict = Verdict::HandOver(owner);
+            return;
+        }
         if lane.session != NOBODY {
             self.table.close(self.sessions, lane.session, self.now);
         }
         match self.opened(frame, lane) {
             Ok(session) => {
+                if by_piece {
+                    // Its packets are handed over by others, and go on to be.
+                    self.table.note_piece(session);
+                }
                 lane.session = session;
                 lane.verdict = Verdict::Session;
             }
             Err(reason) => lane.verdict = Verdict::Drop(reason),
         }
+    }
+
+    /// The worker that has the flow's session since a piece of a datagram, whose owner it is, began
+    /// it. Without such sessions this costs a look at one word a worker, a new session.
+    fn begun_elsewhere(&self, lane: &Lane) -> Option<u16> {
+        let others = (0..self.sessions.workers()).filter(|worker| *worker != self.worker);
+        others.into_iter().find(|worker| {
+            let table = self.sessions.table((*worker).into());
+            table.is_some_and(|table| table.begun_by_piece(lane.hash, self.now).is_some())
+        })
     }
 
     fn opened(&self, frame: &[u8], lane: &Lane) -> Result<u32, DropReason> {

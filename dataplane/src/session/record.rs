@@ -9,7 +9,7 @@
 //! | 4 | backend's address | client's port 16, VIP's port 16, service's counters 32 |
 //! | 5 | | backend's first sequence number 32, place on the wheel 32 |
 //! | 6 | what checksums change by, 16 each | time-outs: established 32, closing 32 |
-//! | 7 | state 8, flags 8, protocol 8, nothing 8, bucket 32 | neighbours on the wheel: before 32, after 32 |
+//! | 7 | state 8, flags 8, protocol 8, begun by a piece 8, bucket 32 | neighbours on the wheel: before 32, after 32 |
 //!
 //! Numbers stand from the low bits up.
 
@@ -104,6 +104,15 @@ impl<'a> Record<'a> {
     #[inline]
     pub(super) fn touch(&self, now: Tick) {
         set_bits(&self.hot[1], 0, 32, u64::from(now.0));
+    }
+
+    /// As a packet of the session comes to a worker that is not its owner: seen now. Whatever the
+    /// owner writes meanwhile stands.
+    pub fn touch_from_afar(&self, now: Tick) {
+        let before = self.hot[1].load(Relaxed);
+        let after = before & !0xffff_ffff | u64::from(now.0);
+        // Who was faster has touched it, too.
+        let _ = self.hot[1].compare_exchange(before, after, Relaxed, Relaxed);
     }
 
     pub(super) fn set_timeout(&self, timeout: u32) {
@@ -204,6 +213,17 @@ impl<'a> Record<'a> {
     #[inline]
     pub fn lower(&self, flags: u8) {
         set_bits(&self.hot[7], 8, 8, u64::from(self.flags() & !flags));
+    }
+
+    /// Whether it was begun by a piece of a datagram, so that whole packets of its flow may come to
+    /// another worker.
+    #[must_use]
+    pub fn is_begun_by_piece(&self) -> bool {
+        self.hot[7].load(Relaxed) >> 24 & 0xff != 0
+    }
+
+    pub(super) fn set_begun_by_piece(&self) {
+        set_bits(&self.hot[7], 24, 8, 1);
     }
 
     pub(super) fn bucket(&self) -> u32 {

@@ -23,6 +23,9 @@ const REST: u64 = 64;
 /// Sessions that are looked at for one that has ended, when all are taken.
 const LAST_RESORT: usize = 256;
 
+/// The place of the count of sessions begun by pieces.
+const PIECES: usize = 8;
+
 /// How long sessions of a service live without a packet, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Times {
@@ -90,7 +93,8 @@ pub struct Table {
     capacity: u32,
     lookup: Lookup,
     wheel: Wheel,
-    /// `[never used from here on, first of the free (plus one), live, last of the free (plus one), free]`.
+    /// `[never used from here on, first of the free (plus one), live, last of the free (plus one), free]`,
+    /// and in a line of its own, for others to read: `[begun by a piece]`.
     heads: HugeSlice,
 }
 
@@ -109,7 +113,7 @@ impl Table {
             capacity,
             lookup: Lookup::new(capacity, prefer_huge)?,
             wheel: Wheel::new()?,
-            heads: HugeSlice::zeroed(1, false)?,
+            heads: HugeSlice::zeroed(2, false)?,
         })
     }
 
@@ -126,7 +130,29 @@ impl Table {
     }
 
     fn head(&self, place: usize) -> Option<&AtomicU64> {
-        self.heads.first().map(|line| &line.0[place % 8])
+        self.heads.get(place / 8).map(|line| &line.0[place % 8])
+    }
+
+    /// Notes that a session was begun by a piece of a datagram: other workers, to which whole packets
+    /// of its flow may come, ask for it before they open one.
+    pub fn note_piece(&self, session: u32) {
+        let record = self.record(session).filter(|it| !it.is_begun_by_piece());
+        if let (Some(record), Some(pieces)) = (record, self.head(PIECES)) {
+            record.set_begun_by_piece();
+            pieces.store(pieces.load(Relaxed) + 1, Relaxed);
+        }
+    }
+
+    /// The flow's session, where a piece began it and it lives: asked by other workers.
+    #[must_use]
+    pub fn begun_by_piece(&self, flow: FlowHash, now: Tick) -> Option<u32> {
+        if self.head(PIECES)?.load(Relaxed) == 0 {
+            return None;
+        }
+        self.find(flow).filter(|session| {
+            self.record(*session)
+                .is_some_and(|record| record.is_begun_by_piece() && record.is_live(now))
+        })
     }
 
     /// Hot: a session's record.
@@ -248,6 +274,9 @@ impl Table {
             own.give_back(record.protocol(), record.snat_port(), peer, end);
         }
         record.hot[0].store(0, Relaxed);
+        if let Some(pieces) = self.head(PIECES).filter(|_| record.is_begun_by_piece()) {
+            pieces.store(pieces.load(Relaxed).saturating_sub(1), Relaxed);
+        }
         if let Some(live) = self.head(2) {
             live.store(live.load(Relaxed).saturating_sub(1), Relaxed);
         }

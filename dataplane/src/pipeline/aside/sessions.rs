@@ -1,8 +1,10 @@
 //! What is set aside and is a `full-nat` session's: ICMP errors about its packets, and its datagrams
 //! in pieces.
 //!
-//! Whichever worker gets such a frame reads the session where it is, in its own table or another's;
-//! only sessions of its own does it change. All pieces of a datagram leave with one identification
+//! Whichever worker gets such a frame reads the session where it is, in its own table or another's, and
+//! notes that it was seen; only sessions of its own does it change otherwise. A datagram in pieces that
+//! begins a flow begins its session at the pieces' owner; whole packets that come to another worker
+//! are handed over to there. All pieces of a datagram leave with one identification
 //! of weir's own, since those of different clients would meet at the SNAT address otherwise, and those
 //! of different backends at the VIP.
 
@@ -275,7 +277,8 @@ impl<B: Buffer> Aside<'_, B> {
     /// refused, with the reason in the lane's verdict.
     pub(super) fn begin_to_backend(&self, frame: &B, lane: &mut Lane) -> Option<Held> {
         let sessions = self.sessions()?;
-        let (worker, session) = match self.session_of(lane.hash) {
+        let known = self.session_of(lane.hash);
+        let (worker, session) = match known {
             Some((worker, session)) if worker != self.kept.worker => (worker, session),
             _ => {
                 let own = self.kept.worker;
@@ -284,6 +287,9 @@ impl<B: Buffer> Aside<'_, B> {
                 sessions::alone(services, sessions, own, self.now, self.counters, data, lane);
                 if lane.verdict != Verdict::Session {
                     return None;
+                }
+                if known.is_none() {
+                    sessions.table(own.into())?.note_piece(lane.session);
                 }
                 (own, lane.session)
             }
@@ -311,6 +317,7 @@ impl<B: Buffer> Aside<'_, B> {
 
     fn held(&self, worker: u16, session: u32, to_client: bool) -> Option<Held> {
         let record = self.record(worker, session)?;
+        record.touch_from_afar(self.now);
         // Unlike numbers of other workers, and never repeated soon.
         let (sessions, own) = (self.sessions()?, self.kept.worker);
         let id = if to_client {
