@@ -12,7 +12,8 @@ use weir_engine::buffer::Buffer;
 use weir_engine::wire::{ipv6, protocol};
 use weir_shm::counters::{self, DropReason};
 
-use super::sessions::{FRAGMENT_LEN, Whose, between, set_id_v4, shift};
+use super::session_pieces::{FRAGMENT_LEN, between, set_id_v4, shift};
+use super::sessions::Whose;
 use super::too_large::header_v4;
 use super::{Aside, Flow};
 use crate::address::Version;

@@ -13,6 +13,7 @@ mod exception;
 mod large_sessions;
 mod pieces;
 mod reset;
+mod session_pieces;
 mod sessions;
 mod too_large;
 

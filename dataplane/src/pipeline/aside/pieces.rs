@@ -7,7 +7,7 @@ use weir_shm::counters::DropReason;
 use weir_shm::model::Ping;
 
 use super::Aside;
-use super::sessions::Held;
+use super::session_pieces::Held;
 use crate::address::Version;
 use crate::flow::{FlowHash, scale};
 use crate::fragments::{Arrival, Piece};
