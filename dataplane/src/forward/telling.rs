@@ -11,6 +11,9 @@
 //! client's segments are smaller by `n`, as the MSS in the backend's SYN says so; where one would
 //! still be too large with the header, its end is cut off and comes again by retransmission.
 //!
+//! A datagram in pieces gets it, too: into the first piece, and the others move behind it. Pieces
+//! begin at multiples of eight bytes, so the header has a "no operation" at its end there.
+//!
 //! ## TOA
 //! The option stands in the handshake's ACK and the first segment with data, repeated ones included.
 //! A segment without room for it goes as it is.
@@ -29,9 +32,11 @@ use crate::parse::Packet;
 use crate::session::{Record, Side, flag};
 
 /// The longest PROXY header that weir writes.
-const LONGEST: usize = 16 + 36;
+const LONGEST: usize = 16 + 36 + NO_OPERATION.len();
 /// The first bytes of every PROXY header of version 2.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+/// A TLV that says nothing, in four bytes (section 2.2.4 of the specification).
+const NO_OPERATION: [u8; 4] = [4, 0, 1, 0];
 /// Version 2, a connection on behalf of somebody else.
 const PROXY: u8 = 0x21;
 /// The TCP option's kind, as DPVS and its kernel modules have it.
@@ -119,6 +124,40 @@ fn toa(client: Side) -> ArrayVec<u8, 20> {
         }
     }
     option
+}
+
+/// Bytes that a client's datagram in pieces grows by, where it is the one to tell of its client: a
+/// multiple of eight.
+#[must_use]
+pub fn pending_in_pieces(record: Record<'_>) -> u16 {
+    if record.flags() & flag::TOA != 0 || record.protocol() == protocol::TCP {
+        return 0;
+    }
+    match pending(record) {
+        0 => 0,
+        bytes => bytes + NO_OPERATION.len() as u16,
+    }
+}
+
+/// Puts the PROXY header into the first piece of a datagram, which has a whole UDP header.
+///
+/// # Errors
+/// The reason to drop it.
+pub fn first_piece<B: Buffer>(
+    frame: &mut B,
+    packet: &mut Packet,
+    record: Record<'_>,
+) -> Result<(), DropReason> {
+    let mut header = proxy_header(record.client(), record.vip(), packet.protocol);
+    // Never full: it has room for this.
+    let _ = header.try_extend_from_slice(&NO_OPERATION);
+    if let Some(length) = header.get_mut(15) {
+        *length += NO_OPERATION.len() as u8;
+    }
+    let at = usize::from(packet.transport) + udp::LEN;
+    insert(frame, packet, at, &header)?;
+    record.lower(flag::TELLING);
+    Ok(())
 }
 
 /// A client's packet of a session that tells, or has told, who it is. `mtu` is what the packet may

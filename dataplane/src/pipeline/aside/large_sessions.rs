@@ -12,7 +12,7 @@ use weir_engine::buffer::Buffer;
 use weir_engine::wire::{ipv6, protocol};
 use weir_shm::counters::{self, DropReason};
 
-use super::session_pieces::{FRAGMENT_LEN, between, set_id_v4, shift};
+use super::session_pieces::{FRAGMENT_LEN, between, grow, set_id_v4, shift};
 use super::sessions::Whose;
 use super::too_large::header_v4;
 use super::{Aside, Flow};
@@ -70,7 +70,7 @@ impl<'a> Way<'a> {
         let told = if self.whose.to_client {
             0
         } else {
-            telling::pending(self.record)
+            telling::pending(self.record).max(self.whose.grown.into())
         };
         let fits = full_nat::fits_before(self.mtu, sender, self.ends.version);
         let fits = fits.saturating_sub(told);
@@ -170,6 +170,8 @@ fn ready<B: Buffer>(
     }
     if whose.is_piece {
         shift(frame, packet, *record, whose.to_client)?;
+        let mut piece = Piece::read(frame.data(), packet.network, packet.version, packet.tag)?;
+        grow(frame, packet, &mut piece, *record, whose.grown)?;
     } else if !whose.to_client {
         full_nat::tell(frame, packet, *record, *mtu)?;
     } else if packet.protocol == protocol::TCP

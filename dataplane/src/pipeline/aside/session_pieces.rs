@@ -36,6 +36,8 @@ pub struct Held {
     /// What all pieces are identified by on their way on.
     id: u32,
     to_client: bool,
+    /// Bytes that the datagram grows by: those that tell of its client.
+    grown: u8,
 }
 
 impl<B: Buffer> Aside<'_, B> {
@@ -97,6 +99,12 @@ impl<B: Buffer> Aside<'_, B> {
             fingerprint: record.fingerprint(),
             id: id.into(),
             to_client,
+            // Only its owner knows for sure what has been told.
+            grown: if to_client || worker != own {
+                0
+            } else {
+                telling::pending_in_pieces(record) as u8
+            },
         })
     }
 
@@ -125,18 +133,25 @@ impl<B: Buffer> Aside<'_, B> {
         } else {
             Ends::of(own.address, record.snat_port(), record.backend())
         };
-        if length_of_piece(piece, ends.version) > u32::from(self.mtu_of(record, held.to_client)) {
+        let more = if piece.is_first() { held.grown } else { 0 };
+        let length = length_of_piece(piece, ends.version) + u32::from(more);
+        if length > u32::from(self.mtu_of(record, held.to_client)) {
             return Outcome::Aside(Why::TooLarge(Flow::OfSession(Whose {
                 worker: held.worker,
                 session: held.session,
                 id: held.id,
                 to_client: held.to_client,
                 is_piece: true,
+                grown: held.grown,
             })));
         }
-        let mut packet = *begun;
+        if begun.ttl <= 1 {
+            return Outcome::Drop(DropReason::IpTtl);
+        }
+        let (mut packet, mut piece) = (*begun, *piece);
         let changed = shift(frame, &packet, record, held.to_client)
-            .and_then(|()| between(frame, piece, &mut packet, &ends, held.id));
+            .and_then(|()| grow(frame, &mut packet, &mut piece, record, held.grown))
+            .and_then(|()| between(frame, &piece, &mut packet, &ends, held.id));
         match (changed, held.to_client) {
             (Err(reason), _) => Outcome::Drop(reason),
             (Ok(()), true) => self.leave_to_client(frame, &packet, record),
@@ -186,6 +201,55 @@ pub(super) fn shift<B: Buffer>(
     } else {
         telling::shift_piece(frame, packet, record)
     }
+}
+
+/// Makes room at the front of a datagram for what tells of its client: the first piece gets it, the
+/// others move behind.
+pub(super) fn grow<B: Buffer>(
+    frame: &mut B,
+    packet: &mut Packet,
+    piece: &mut Piece,
+    record: Record<'_>,
+    grown: u8,
+) -> Result<(), DropReason> {
+    let grown = u16::from(grown);
+    if grown == 0 {
+        return Ok(());
+    }
+    let end = u32::from(piece.offset) + u32::from(piece.len) + u32::from(grown);
+    if end > u32::from(u16::MAX) {
+        return Err(DropReason::TooLarge);
+    }
+    if piece.is_first() {
+        telling::first_piece(frame, packet, record)?;
+        piece.len += grown;
+        piece.ip_len = packet.ip_len;
+        return Ok(());
+    }
+    piece.offset += grown;
+    set_offset(frame.data_mut(), piece)
+}
+
+/// Writes a piece's offset into its header.
+fn set_offset(frame: &mut [u8], piece: &Piece) -> Result<(), DropReason> {
+    let malformed = DropReason::FragmentMalformed;
+    if piece.version == Version::V6 {
+        let end = usize::from(piece.payload);
+        let field = frame.get_mut(end.saturating_sub(6)..end.saturating_sub(4));
+        let new = (piece.offset | u16::from(piece.more)).to_be_bytes();
+        field.ok_or(malformed)?.copy_from_slice(&new);
+        return Ok(());
+    }
+    let header = frame
+        .get_mut(usize::from(piece.network)..)
+        .and_then(|rest| rest.first_chunk_mut());
+    let header: &mut [u8; ipv4::LEN] = header.ok_or(malformed)?;
+    let old = [header[6], header[7]];
+    let new = ((u16::from_be_bytes(old) & 0xe000) | (piece.offset / 8)).to_be_bytes();
+    [header[6], header[7]] = new;
+    let delta = Delta::none().word16(old, new);
+    [header[10], header[11]] = delta.apply([header[10], header[11]]);
+    Ok(())
 }
 
 /// Puts a piece between other ends, under another identification.

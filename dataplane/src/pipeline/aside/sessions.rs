@@ -30,6 +30,8 @@ pub struct Whose {
     pub to_client: bool,
     /// Whether it is a piece already.
     pub is_piece: bool,
+    /// Bytes that its datagram grows by, where it is in pieces.
+    pub grown: u8,
 }
 
 impl Whose {
@@ -41,6 +43,7 @@ impl Whose {
             id: 0,
             to_client,
             is_piece: false,
+            grown: 0,
         }
     }
 }
