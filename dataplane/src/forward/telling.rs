@@ -198,6 +198,9 @@ pub fn client_packet<B: Buffer>(
         let header = proxy_header(record.client(), record.vip(), packet.protocol);
         cut(frame, packet, &segment, mtu.saturating_sub(bytes))?;
         insert(frame, packet, segment.payload, &header)?;
+        if packet.tcp_flags & flags::URG != 0 {
+            move_urgent(frame.data_mut(), packet, bytes)?;
+        }
         record.raise(flag::TOLD);
         return Ok(());
     }
@@ -498,6 +501,17 @@ fn set16(frame: &mut [u8], packet: &Packet, at: usize, value: [u8; 2]) -> Result
     let delta = Delta::none().word16(*field, value);
     *field = value;
     tcp_options::apply(frame, packet, delta)
+}
+
+/// The urgent pointer counts from the segment's first byte (RFC 9293, section 3.1), which is the
+/// header's now.
+fn move_urgent(frame: &mut [u8], packet: &Packet, bytes: u16) -> Result<(), DropReason> {
+    const POINTER: usize = 18;
+    let place = usize::from(packet.transport) + POINTER;
+    let field = frame.get(place..).and_then(|rest| rest.first_chunk::<2>());
+    let pointer = u16::from_be_bytes(*field.ok_or(DropReason::TcpMalformed)?);
+    let moved = pointer.saturating_add(bytes).to_be_bytes();
+    set16(frame, packet, POINTER, moved)
 }
 
 /// Keeps only the control bits of `mask`.

@@ -12,7 +12,7 @@ use super::lane::{Lane, Verdict};
 use super::{Sink, Snapshot};
 use crate::address::Version;
 use crate::adjacency::{Adjacency, Neighbour, NextHop};
-use crate::forward::{Steered, full_nat, link, mss};
+use crate::forward::{Mode, Steered, full_nat, link, mss};
 use crate::parse::Packet;
 use crate::service::{Backend, Services};
 use crate::session::{Record, Sessions, flag};
@@ -175,7 +175,7 @@ fn forward<B: Buffer>(
         return Outcome::Aside(Why::TooLarge(Flow::ToBackend(lane.backend, lane.hash)));
     }
     if backend.mss != 0 && is_syn(frame, &lane.packet) {
-        clamp(frame, &lane.packet, backend.mss);
+        clamp(frame, &lane.packet, backend);
     }
     if let Err(reason) = backend.mode.forward(frame, &steered) {
         return Outcome::Drop(reason);
@@ -224,7 +224,7 @@ fn give_back<B: Buffer>(
         count_refusal(tally.counters, frame.data(), packet, backend);
     }
     if backend.mss != 0 && is_syn(frame, packet) {
-        clamp(frame, packet, backend.mss);
+        clamp(frame, packet, backend);
     }
     if let Err(reason) = backend.mode.give_back(frame, packet, service, backend) {
         return Outcome::Drop(reason);
@@ -274,15 +274,18 @@ fn to_ourselves(services: &Services, packet: &Packet) -> Outcome {
     }
 }
 
-/// Lowers the MSS that a SYN announces.
+/// Lowers the MSS that a SYN announces, unless its TTL ends here: the error quotes it as it came.
 #[cold]
 #[inline(never)]
-fn clamp<B: Buffer>(frame: &mut B, packet: &Packet, mss: u16) {
+fn clamp<B: Buffer>(frame: &mut B, packet: &Packet, backend: &Backend) {
+    if packet.ttl <= 1 && matches!(backend.mode, Mode::Nat | Mode::FullNat) {
+        return;
+    }
     // Padding behind the packet is none of the segment.
     let end = usize::from(packet.network) + usize::from(packet.ip_len);
     let segment = frame.data_mut().get_mut(usize::from(packet.transport)..end);
     if let Some(segment) = segment {
-        mss::clamp(segment, mss);
+        mss::clamp(segment, backend.mss);
     }
 }
 
@@ -319,7 +322,7 @@ fn to_session<B: Buffer>(
     let (bytes, counters) = (frame.len() as u64, tally.counters);
     let mut packet = lane.packet;
     if packet.tcp_flags & flags::SYN != 0 && backend.mss != 0 {
-        clamp(frame, &packet, backend.mss);
+        clamp(frame, &packet, backend);
     }
     let mtu = adjacency.mtu(backend.hop);
     if full_nat::length_to_backend(&packet, record) > u32::from(mtu) {
@@ -385,7 +388,7 @@ fn from_session<B: Buffer>(
             count_refusal(counters, frame.data(), &packet, backend);
         }
         if backend.mss != 0 {
-            clamp(frame, &packet, backend.mss);
+            clamp(frame, &packet, backend);
         }
     }
     if let Err(reason) = full_nat::to_client(frame, &mut packet, record, next_id) {
