@@ -565,3 +565,42 @@ fn an_exact_port_and_any_port_of_one_vip_go_together() {
         .replace("\"udp\"", "\"tcp\"");
     check(&text).unwrap();
 }
+
+/// The warnings of a tunnel's configuration, but for the one about the hash key.
+fn tunnel_warnings(mtu: &str, vip: &str, keys: &str) -> Vec<String> {
+    let text = format!(
+        "[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n{mtu}\n\
+         addresses = [\"192.0.2.2/24\", \"2001:db8::2/64\"]\n\
+         [[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = 80\n{keys}\n\
+         [[service.backend]]\naddress = \"192.0.2.11\"\n\
+         [[service.backend]]\naddress = \"192.0.2.12\"\n"
+    );
+    let config = Config::parse(Path::new("test.toml"), &text).unwrap_or_else(|e| panic!("{e}"));
+    let tunnels = |warning: &String| warning.contains("1,280");
+    config.warnings.into_iter().filter(tunnels).collect()
+}
+
+#[test]
+fn a_tunnel_too_narrow_for_ipv6_is_warned_of_once_a_service() {
+    let (v4, v6) = ("198.51.100.10", "2001:db8:f::10");
+    let udp = "protocol = \"udp\"\nforwarding = \"dsr-ipip\"";
+    let found = tunnel_warnings("mtu = 1299", v6, udp);
+    assert_eq!(found.len(), 1);
+    for part in ["\"web\"", "\"wan\"", "1299", "1300"] {
+        assert!(found[0].contains(part), "{} lacks {part}", found[0]);
+    }
+    assert!(tunnel_warnings("mtu = 1300", v6, udp).is_empty());
+    assert!(tunnel_warnings("mtu = 1299", v4, udp).is_empty());
+    assert!(
+        tunnel_warnings("", v6, udp).is_empty(),
+        "the device says it"
+    );
+    let gue = udp.replace("ipip", "gue");
+    assert_eq!(tunnel_warnings("mtu = 1300", v6, &gue).len(), 1);
+    // TCP has the clamp: 1,200 bytes, and 60 of headers inside, and 20 outside.
+    let tcp = "protocol = \"tcp\"\nforwarding = \"dsr-ipip\"";
+    assert_eq!(tunnel_warnings("mtu = 1280", v6, tcp).len(), 1);
+    let clamped = |mss: u16| format!("{tcp}\nmss_clamp = {mss}");
+    assert!(tunnel_warnings("mtu = 1280", v6, &clamped(1_200)).is_empty());
+    assert_eq!(tunnel_warnings("mtu = 1280", v6, &clamped(1_201)).len(), 1);
+}

@@ -114,6 +114,8 @@ impl Checker {
             let span = loaded.spans.find(Some(service), Some(backend), "address");
             return self.fail(span, unreachable.to_string());
         }
+        let narrow = config.narrow_tunnels();
+        config.warnings.extend(narrow);
         Ok(config)
     }
 

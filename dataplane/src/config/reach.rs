@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use weir_shm::model::{Forwarding, Pool, Service, TunnelSource};
+use weir_shm::model::{Forwarding, Pool, Protocol, Service, TunnelSource};
 
 use super::{Config, Network, Port};
 use crate::adjacency::{Neighbour, Route, covers};
+use crate::forward::tunnel;
 
 /// A backend that no packet could be sent to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -241,6 +242,42 @@ impl Config {
             let prefix = if address.is_ipv4() { 32 } else { 128 };
             Some(TunnelSource { address, prefix })
         })
+    }
+
+    /// Services whose tunnel leaves IPv6 packets no room on a port whose `mtu` is configured: no
+    /// sender makes packets smaller than 1,280 bytes because of a path (RFC 8200, section 5), so those
+    /// would be lost without end. Where the MSS of TCP is clamped far enough, nothing is lost.
+    pub(super) fn narrow_tunnels(&self) -> Vec<String> {
+        const LEAST: u16 = 1280;
+        const HEADERS: u16 = 40 + 20;
+        let way = |service: &Service, backend: IpAddr| {
+            let source = self.tunnel_source(service, backend)?;
+            let headers = tunnel::outer(service, backend, source)?.overhead();
+            let port = self.ports.get(usize::from(self.next_hop(backend)?.port))?;
+            Some((port, port.mtu?, headers))
+        };
+        let narrow = |service: &Service| {
+            let ways = service.backends.iter();
+            let ways = ways.filter_map(|backend| way(service, backend.address));
+            let (port, mtu, headers) =
+                ways.min_by_key(|(_, mtu, headers)| mtu.saturating_sub(*headers))?;
+            let inner = mtu.saturating_sub(headers);
+            let clamped = service.tunnel.mss_clamp.is_some_and(|mss| {
+                service.protocol == Protocol::Tcp && mss.saturating_add(HEADERS) <= inner
+            });
+            (!service.vip.is_ipv4() && inner < LEAST && !clamped).then(|| {
+                format!(
+                    "service \"{}\": port \"{}\" takes packets of {mtu} bytes, and the tunnel's headers \
+                     {headers} of them; IPv6 packets of 1,280 bytes, which no sender makes smaller, \
+                     are lost; let its mtu be at least {}, or clamp the MSS of TCP to {} or less",
+                    service.name,
+                    port.name,
+                    LEAST + headers,
+                    inner.saturating_sub(HEADERS),
+                )
+            })
+        };
+        self.pool.services.iter().filter_map(narrow).collect()
     }
 
     /// The connected networks, for messages.
