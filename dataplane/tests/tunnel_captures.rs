@@ -1,5 +1,5 @@
-//! Captures made by scapy, with what must come out of them made by scapy, too: every mode that
-//! encapsulates or marks, the path's MTU, and the clamp on TCP's MSS. See
+//! Captures made by scapy, with what must come out of them made by scapy, too: every mode but
+//! `full-nat`, the path's MTU, and the clamp on TCP's MSS. See
 //! `tunnel_captures/make.py`.
 
 #[path = "support/captures.rs"]
@@ -29,6 +29,10 @@ cases! {
     dsr_geneve_6in6: "geneve-6in6";
     dsr_dscp_4: "dscp-4";
     dsr_dscp_6: "dscp-6";
+    dsr_l2_4: "dsr-l2-4";
+    dsr_l2_6: "dsr-l2-6";
+    nat_4: "nat-4";
+    nat_6: "nat-6";
     the_mss_of_a_syn_is_clamped_inside_a_tunnel:
         "mss-ipip-4in4", "mss-ipip-4in6", "mss-ipip-6in4", "mss-ipip-6in6",
         "mss-ipip-prefix-4in4", "mss-ipip-prefix-4in6", "mss-ipip-prefix-6in4", "mss-ipip-prefix-6in6",

@@ -332,6 +332,42 @@ def forwarding(weir, mode, inner, outer):
             assert seen.setdefault(flow, mode.entropy(outer, frame)) == mode.entropy(outer, frame), "a flow's entropy"
 
 
+def plain(weir, mode, family):
+    """Segments and datagrams without a tunnel, to the backend and, in nat, back."""
+    to = vip(mode, family, family)
+    case = Case(title(mode, family, family))
+    nat = mode.name == "nat"
+    transports = [
+        lambda a, b: TCP(sport=a, dport=b, flags="S", seq=1),
+        lambda a, b: TCP(sport=a, dport=b, flags="A", seq=2, ack=1) / Raw(b"x"),
+        lambda a, b: TCP(sport=a, dport=b, flags="PA", seq=2, ack=1) / Raw(pattern(1001)),
+        lambda a, b: TCP(sport=a, dport=b, flags="FA", seq=1003, ack=1, options=[("Timestamp", (1, 2))]),
+        lambda a, b: UDP(sport=a, dport=b) / Raw(pattern(99)),
+        lambda a, b: UDP(sport=a, dport=b) / Raw(b""),
+    ]
+    if family == 4:
+        transports.append(lambda a, b: UDP(sport=a, dport=b, chksum=0) / Raw(pattern(9)))
+    for place, transport in enumerate(transports):
+        server = 80 if isinstance(transport(1, 1), TCP) else 53
+        # All classes and ECN codepoints, short and long lives.
+        fields = {"tos": 0xB8 | place % 4, "flags": "DF" if place % 2 else 0}
+        lives = 64 + place if nat else 1 + place
+        asked = ip(family, CLIENT[family], to, ttl=lives, **fields) / transport(5000, server)
+        wanted = SERVER[family] if nat else to
+        got = ip(family, CLIENT[family], wanted, ttl=lives - nat, **fields) / transport(5000, server)
+        frame = bytes(FROM_CLIENT / asked)
+        case.into("wan", frame)
+        case.out(TO_BACKEND / got)
+        if nat:
+            answer = ip(family, SERVER[family], CLIENT[family], ttl=lives, **fields) / transport(server, 5000)
+            back = ip(family, to, CLIENT[family], ttl=lives - 1, **fields) / transport(server, 5000)
+            case.into("lan", FROM_BACKEND / answer, at=1)
+            case.out(TO_CLIENT / back)
+    # Those to the backend go first.
+    case.outputs.sort(key=lambda frame: bytes(frame)[:6] != bytes(TO_BACKEND)[:6])
+    case.make(weir)
+
+
 def spreading(weir, mode, inner, outer):
     """Many flows: entropy differs from flow to flow."""
     case = Case(f"entropy-{title(mode, inner, outer)}")
@@ -439,6 +475,8 @@ if __name__ == "__main__":
     for mode, inner, outer in COMBINATIONS:
         if mode in TUNNELS or mode.name == "dscp":
             forwarding(weir, mode, inner, outer)
+        else:
+            plain(weir, mode, inner)
         clamp(weir, mode, inner, outer)
         if only == "forward":
             continue
