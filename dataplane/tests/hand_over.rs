@@ -7,6 +7,7 @@ mod support;
 use proptest::prelude::*;
 use support::crew::Crew;
 use support::full_nat::{ALL, Families, answer, ask, pieces, source_port};
+use support::icmp::{error_about, told, too_large};
 use support::{CLIENT_MAC, Transport, WEIR_MAC, frame};
 use weir::session::{FIRST_PORT, LAST_PORT, Spread, owner};
 use weir_engine::rss;
@@ -218,6 +219,35 @@ fn a_session_lives_as_long_as_its_backend_sends_pieces() {
             let sent = pieces.iter().flat_map(|piece| crew.play(1, piece));
             assert_eq!(sent.count(), 2, "{families:?}");
             crew.now += 60_000_000_000;
+        }
+    }
+}
+
+#[test]
+fn errors_reach_the_other_end_whichever_worker_receives_them_and_whatever_became_of_the_pool() {
+    for families in ALL {
+        let mut crew = Crew::new(&families.config(""), 3);
+        let client = families.client(1, 4000);
+        let asked = ask(families, 1, 4000, Transport::Syn).build();
+        let to_backend = crew.play(0, &asked).remove(0);
+        let reply = answer(families, source_port(&to_backend), Transport::Ack);
+        let to_client = crew.play(1, &reply.build()).remove(0);
+        crew.command(&format!("backend drain tcp {} --force", families.backend()));
+        let router = |v6: bool| match v6 {
+            true => "2001:db8:77::1".parse().unwrap(),
+            false => "192.0.2.177".parse().unwrap(),
+        };
+        for worker in 0..3 {
+            let (here, kind) = (families.backend_v6, too_large(families.backend_v6, 1_400));
+            let error = error_about(&to_backend, router(here), BACKEND_MAC, 8, kind);
+            let sent = crew.play(worker, &error);
+            assert_eq!((sent.len(), &sent[0][..6]), (1, &CLIENT_MAC[..]));
+            assert_eq!(told(&sent[0]).quoted, (client, families.vip()));
+            let (here, kind) = (families.client_v6, too_large(families.client_v6, 1_400));
+            let error = error_about(&to_client, router(here), CLIENT_MAC, 8, kind);
+            let sent = crew.play(worker, &error);
+            assert_eq!((sent.len(), &sent[0][..6]), (1, &BACKEND_MAC[..]));
+            assert_eq!(told(&sent[0]).quoted.0, families.backend());
         }
     }
 }

@@ -390,23 +390,33 @@ fn drain(workers: &mut Workers, service: &str, host: u8) {
 
 #[test]
 fn an_error_reaches_its_backend_whichever_worker_receives_it() {
-    let mut workers = Workers::new(3, &config("nat"));
-    for flow in 0..100 {
-        workers.play(flow % 3, &packet_of(flow, Transport::Syn));
-        let to = backend(&workers.play(flow % 3, &packet_of(flow, Transport::Ack)));
-        if flow < u16::from(BACKENDS) - 2 {
-            drain(&mut workers, "web", to);
-        }
-        for worker in 0..3 {
-            let got = backend(&workers.play(worker, &error_about(flow)));
-            assert_eq!(got, to, "flow {flow}, worker {worker}");
+    for mode in MODES {
+        let mut workers = Workers::new(3, &config(mode));
+        for flow in 0..100 {
+            workers.play(flow % 3, &packet_of(flow, Transport::Syn));
+            let to = backend(&workers.play(flow % 3, &packet_of(flow, Transport::Ack)));
+            if flow < u16::from(BACKENDS) - 2 {
+                drain(&mut workers, "web", to);
+            }
+            for worker in 0..3 {
+                let error = error_about(flow);
+                let sent = workers.play(worker, &error);
+                assert_eq!(backend(&sent), to, "{mode}: flow {flow}, worker {worker}");
+                assert!(carries(mode, &sent[0].1, &error), "{mode}: flow {flow}");
+            }
         }
     }
 }
 
 #[test]
 fn all_pieces_meet_whichever_workers_receive_them() {
-    let mut workers = Workers::new(3, &config("nat"));
+    for mode in MODES {
+        all_pieces_meet(mode);
+    }
+}
+
+fn all_pieces_meet(mode: &str) {
+    let mut workers = Workers::new(3, &config(mode));
     let mut frames = 0;
     for flow in 0..100 {
         let to = backend(&workers.play(flow % 3, &packet_of(flow, Transport::Udp)));
@@ -422,7 +432,7 @@ fn all_pieces_meet_whichever_workers_receive_them() {
             }
             assert_eq!(sent.len(), 3);
             for (_, frame) in sent {
-                assert_eq!(frame[5], to, "flow {flow}, datagram {id}");
+                assert_eq!(frame[5], to, "{mode}: flow {flow}, datagram {id}");
             }
         }
     }

@@ -102,6 +102,15 @@ impl Crew {
         }
     }
 
+    /// Carries out a command, as an operator's.
+    pub fn command(&mut self, line: &str) {
+        let mut pool = self.control.pool().clone();
+        let command = weir_shm::command::parse_line(line).unwrap();
+        command.apply_to(&mut pool).unwrap();
+        let generation = self.control.generation() + 1;
+        self.control.apply(self.now, generation, pool).unwrap();
+    }
+
     /// What one worker does with a frame that it received, or was handed.
     pub fn step(&mut self, worker: u16, frame: &[u8], handed: bool) -> Out {
         let mut burst: ArrayVec<HeapBuffer, BURST> = ArrayVec::new();
