@@ -13,6 +13,7 @@ pub mod ipip;
 pub mod link;
 pub mod mss;
 pub mod nat;
+mod segment;
 pub mod tcp_options;
 pub mod telling;
 pub mod tunnel;
