@@ -9,11 +9,13 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use etherparse::PacketBuilder;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use weir::replay::capture::CaptureWriter;
 
 const CONFIG: &str = r#"
 [instance]
@@ -182,6 +184,39 @@ fn a_text_log_has_no_colours_where_there_is_no_terminal_and_keeps_to_its_level()
     for level in levels {
         assert!(matches!(level, Some("WARN" | "ERROR")), "{log}");
     }
+}
+
+/// SYNs of so many clients, to 198.51.100.10:80 by way of a `net_pcap` port.
+fn clients(file: &Path, count: u16) {
+    const PCAP_MAC: [u8; 6] = [2, 0x70, 0x63, 0x61, 0x70, 0];
+    let mut writer = CaptureWriter::create(file, false).unwrap();
+    for number in 0..count {
+        let [high, low] = number.to_be_bytes();
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], PCAP_MAC)
+            .ipv4([203, 0, high, low], [198, 51, 100, 10], 64)
+            .tcp(4_000, 80, 1, 64_000)
+            .syn()
+            .write(&mut frame, &[])
+            .unwrap();
+        writer.write(u64::from(number), &frame).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+#[test]
+fn an_event_tells_that_sessions_have_run_out_and_how_many_flows_were_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("in.pcap");
+    clients(&file, 1_500);
+    let device = format!("net_pcap0,rx_pcap={},infinite_rx=1", file.display());
+    let config = CONFIG
+        .replace("net_null0", &device)
+        .replace("\"nat\"", "\"full-nat\"\nsnat_pool = [\"192.0.2.5\"]");
+    let mut weir = Weir::start(folder, &config, &[], &[]);
+    weir.wait_for("new flows refused (sessions_exhausted): ");
+    stopped_in_order(&mut weir);
+    assert!(!weir.log().contains("snat_ports_exhausted"));
 }
 
 /// The service manager's end of the socket.
