@@ -9,6 +9,7 @@ mod support;
 use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
+use support::crew::Crew;
 use support::full_nat::{
     ALL, BACKEND_MAC, Families, ask, assert_checksums, between, pieces, source_port, transport_at,
     whole, without_id,
@@ -153,5 +154,42 @@ fn first_pieces_that_fill_their_way_are_cut_or_their_sender_is_told_what_fits() 
             );
         }
         rig.assert_all_accounted_for();
+    }
+}
+
+#[test]
+fn whichever_worker_puts_the_pieces_together_the_header_goes_once() {
+    let families = ALL[3];
+    let header = header(families.client(1, 4000), families.vip(), true);
+    let payload = [7; 3_000];
+    let packet = ask(families, 1, 4000, Transport::Udp)
+        .payload(&payload)
+        .build();
+    for tries in 1..12 {
+        let mut crew = Crew::new(&families.config("client_address = \"proxy-v2\""), 3);
+        // First pieces that have no room, of datagrams with owners of all kinds.
+        for id in 0..tries {
+            let first = &pieces(&packet, 1_448, id)[0];
+            assert_eq!(crew.play(0, first)[0][..6], CLIENT_MAC);
+        }
+        let mut got = |id: u32| {
+            let cut = pieces(&packet, 1_200, id);
+            let mut sent: Vec<_> = cut.iter().flat_map(|piece| crew.play(0, piece)).collect();
+            sent.sort_by_key(|piece| offset(piece));
+            whole(&sent).0
+        };
+        let first = got(tries);
+        let told = [&header[..], &payload].concat();
+        assert!(
+            without_id(first.clone()) == expected(families, &first, &told),
+            "{tries}"
+        );
+        for id in 1..12 {
+            let later = got(tries + id);
+            assert!(
+                without_id(later.clone()) == expected(families, &later, &payload),
+                "{tries}"
+            );
+        }
     }
 }

@@ -99,8 +99,9 @@ impl<B: Buffer> Aside<'_, B> {
             fingerprint: record.fingerprint(),
             id: id.into(),
             to_client,
-            // Only its owner knows for sure what has been told.
-            grown: if to_client || worker != own {
+            // Whoever puts the pieces together tells, and notes that, even if the session is another
+            // worker's: nothing else in that word of a UDP session changes.
+            grown: if to_client {
                 0
             } else {
                 telling::pending_in_pieces(record) as u8
