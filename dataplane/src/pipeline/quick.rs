@@ -185,7 +185,6 @@ impl<'a> Quick<'a> {
         if record.is_plain()
             && packet.tag.is_none()
             && packet.tcp_flags & (flags::SYN | flags::RST) == 0
-            && let Some(own) = sessions.address(record.snat_address())
             && let client = record.client()
             && let Some(hop) = self.adjacency.hop_toward(client.version, client.address)
             && let Some(exit) = self.exits.get(hop as usize)
@@ -195,7 +194,9 @@ impl<'a> Quick<'a> {
             && let bytes = frame.len() as u64
             && let change = record.change()
             && let change = (change.network_back, change.transport_back)
-            && full_nat::translate_quickly(frame, packet, &ends, change, || own.next_id(worker))
+            && full_nat::translate_quickly(frame, packet, &ends, change, || {
+                sessions.next_id_toward(worker, client.address)
+            })
             && address(frame.data_mut(), exit)
         {
             let first = record.service_counters() as usize;
