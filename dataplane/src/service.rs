@@ -72,8 +72,9 @@ pub struct Backend {
     pub profile: u8,
     /// Which flows it takes.
     pub takes: Takes,
-    /// Whether its service remembers clients.
-    pub pins: bool,
+    /// How often its service notes anew that a client's flow goes on: when the clock passes a multiple
+    /// of two to the power of this, in milliseconds. Zero where clients are not remembered.
+    pub pins: u8,
 }
 
 const _: () = assert!(size_of::<Backend>() == 64);
@@ -98,7 +99,7 @@ impl Default for Backend {
             mode: Mode::default(),
             profile: 0,
             takes: Takes::Nothing,
-            pins: false,
+            pins: 0,
         }
     }
 }

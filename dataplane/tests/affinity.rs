@@ -118,6 +118,64 @@ fn affinity_ends_with_its_time_out_and_lives_on_with_the_clients_flows() {
 }
 
 #[test]
+fn a_client_with_traffic_stays_known_however_short_the_time_out() {
+    for timeout in [1, 2, 5, 10, 60, 300] {
+        let keys = format!(
+            "affinity = {{ by = \"source\", timeout = \"{timeout}s\" }}\nscheduler = \"round-robin\""
+        );
+        let mut workers = Workers::new(1, &with(&keys));
+        let first = syn(&mut workers, 0, "203.0.113.5", 1_000);
+        // Three time-outs long a packet comes often enough.
+        for _ in 0..30 {
+            workers.now += timeout * 100_000_000;
+            workers.send(0, "203.0.113.5:1000", Transport::Ack);
+        }
+        // Half a time-out later the client is still known.
+        workers.now += timeout * 500_000_000;
+        assert_eq!(
+            syn(&mut workers, 0, "203.0.113.5", 1_001),
+            first,
+            "{timeout} s"
+        );
+        workers.wait(timeout);
+        assert_ne!(
+            syn(&mut workers, 0, "203.0.113.5", 1_002),
+            first,
+            "{timeout} s"
+        );
+    }
+}
+
+#[test]
+fn connections_that_quic_routes_by_their_ids_keep_their_client_known() {
+    let mut text = service(
+        "affinity = { by = \"source\", timeout = \"30s\" }\nscheduler = \"round-robin\"\n\
+         protocol = \"quic\"\n[service.quic]\n\
+         configs = [{ rotation = 0, server_id_length = 1, nonce_length = 4 }]",
+        0,
+    )
+    .replace("port = 80\n", "")
+    .replace("[service.quic]", "port = 80\n[service.quic]");
+    for server in 101..=108 {
+        text += &format!(
+            "[[service.backend]]\naddress = \"10.0.0.{server}\"\nserver_id = \"{server:02x}\"\n"
+        );
+    }
+    let mut workers = Workers::new(1, &text);
+    let first = workers.send(0, "203.0.113.5:1000", Transport::Udp).unwrap();
+    // A short header; its connection ID names the server.
+    let named = [0x40, 0x05, first, 1, 2, 3, 4, 9, 9, 9];
+    let datagram = support::frame("203.0.113.5:1000", "198.51.100.10:80", Transport::Udp);
+    let datagram = datagram.payload(&named).build();
+    for _ in 0..10 {
+        workers.wait(10);
+        assert_eq!(workers.play(0, &datagram).server(), Some(first));
+    }
+    let again = workers.send(0, "203.0.113.5:1001", Transport::Udp);
+    assert_eq!(again, Some(first));
+}
+
+#[test]
 fn a_client_may_be_a_prefix_of_addresses() {
     let keys = "affinity = { by = \"source\", prefix4 = 24 }\nscheduler = \"round-robin\"";
     let mut workers = Workers::new(2, &with(keys));

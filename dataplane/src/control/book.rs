@@ -598,9 +598,24 @@ fn line(
         version,
         mode: service.forwarding.into(),
         profile,
-        pins: service.steering.affinity.is_some(),
+        pins: service
+            .steering
+            .affinity
+            .map_or(0, |affinity| renewal(millis(affinity.timeout))),
         ..Backend::default()
     }
+}
+
+/// How often a client with traffic is noted anew, as [`Backend::pins`] has it: at least four times in its
+/// time-out, in milliseconds, and at least once in 66 seconds.
+const fn renewal(timeout: u32) -> u8 {
+    let often = if timeout / 4 < 1 << 16 {
+        timeout / 4
+    } else {
+        1 << 16
+    };
+    // Zero has a meaning of its own.
+    if often < 2 { 1 } else { often.ilog2() as u8 }
 }
 
 /// VIPs, each to the first of its services by protocol, port and name, and own addresses.

@@ -76,11 +76,11 @@ const fn next_state(state: State, packet: &Packet) -> State {
     }
 }
 
-/// Whether a flow's last packet is of another minute or so, as a client is remembered by its flows
-/// no more often than that.
+/// Whether a client is to be noted anew for its flow's going on: when the clock has passed a multiple of
+/// two to the power of the backend's `pins` since the flow's last packet.
 #[inline(always)]
-const fn is_long_ago(held: Details, now: Tick) -> bool {
-    (held.seen().0 ^ now.0) >> 16 != 0
+const fn is_long_ago(held: Details, now: Tick, pins: u8) -> bool {
+    (held.seen().0 ^ now.0) >> (pins & 31) != 0
 }
 
 /// Hot: chooses each packet's backend and keeps conntrack up to date. Steady packets, and answers of
@@ -188,7 +188,7 @@ fn go_steadily<'a>(
         && details.is_confirmed()
         && lane.packet.tcp_flags & TURNING == 0
         && services.profiles.is_alive(details, now)
-        && !(backend.pins && is_long_ago(details, now))
+        && (backend.pins == 0 || !is_long_ago(details, now, backend.pins))
     {
         held.set(details.seen_again(backend.profile, now));
         lane.backend = details.backend();
@@ -283,6 +283,9 @@ impl<'a> Steering<'a> {
             held.set(after);
             self.conntrack.recount(before, after);
             self.counters.add(counters::CONNTRACK_HITS, 1);
+            if service.affinity.is_some() {
+                self.go_on_knowing(service, lane, &[], before, after);
+            }
             return;
         }
         self.counters.add(counters::CONNTRACK_MISSES, 1);
@@ -402,14 +405,31 @@ impl<'a> Steering<'a> {
         let details = Details::new(number, state, service.profile, self.now);
         self.set(lane, held, details);
         if service.affinity.is_some() && chosen.is_ok() {
-            let ends = state == State::Closing;
-            let proves = details.is_confirmed() && !held.is_confirmed();
-            if ends || proves || is_long_ago(held, self.now) {
-                let asking = self.asking(service, lane, frame);
-                self.chooser.confirm(&asking, number, self.conntrack);
-            }
+            self.go_on_knowing(service, lane, frame, held, details);
         }
         chosen
+    }
+
+    /// A client's flow goes on: now and then, and when it proves itself or closes, the client is
+    /// remembered for as long again.
+    #[cold]
+    fn go_on_knowing(
+        &mut self,
+        service: &Service,
+        lane: &Lane,
+        frame: &[u8],
+        before: Details,
+        after: Details,
+    ) {
+        let backend = self.services.backends.get(after.backend() as usize);
+        let often = backend.map_or(0, |backend| backend.pins);
+        let ends = after.state() == State::Closing && before.state() != State::Closing;
+        let proves = after.is_confirmed() && !before.is_confirmed();
+        if ends || proves || is_long_ago(before, self.now, often) {
+            let asking = self.asking(service, lane, frame);
+            self.chooser
+                .confirm(&asking, after.backend(), self.conntrack);
+        }
     }
 
     /// Writes what is known of a flow now over what was known.
