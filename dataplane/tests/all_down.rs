@@ -108,3 +108,93 @@ fn a_pool_without_backends_resets_where_it_should() {
         Went::Back(_)
     ));
 }
+
+#[test]
+fn known_flows_find_their_backends_again_when_there_was_nobody_for_a_while() {
+    // By turns and by a table: neither may choose anew.
+    for scheduler in ["maglev", "round-robin"] {
+        for (policy, away, back) in [
+            (
+                "drop",
+                "backend force web {} down",
+                "backend force web {} auto",
+            ),
+            (
+                "reset",
+                "backend force web {} down",
+                "backend force web {} auto",
+            ),
+            ("forward", "backend disable web {}", "backend enable web {}"),
+            ("reset", "backend disable web {}", "backend enable web {}"),
+        ] {
+            let case = format!("{scheduler} {policy} {away}");
+            let keys = format!("all_down = \"{policy}\"\nscheduler = \"{scheduler}\"");
+            let mut workers = Workers::new(1, &service(&keys, 3));
+            let packet = |client: u16, transport| {
+                let client = format!("203.0.113.5:{}", 1_000 + client);
+                frame(&client, "198.51.100.10:80", transport).build()
+            };
+            let mut before = Vec::new();
+            for client in 0..31 {
+                workers.play(0, &packet(client, Transport::Syn));
+                before.push(workers.play(0, &packet(client, Transport::Ack)).server());
+            }
+            let all = |workers: &mut Workers, command: &str| {
+                for server in 101..=103 {
+                    workers.command(&command.replace("{}", &format!("10.0.0.{server}:80")));
+                }
+            };
+            all(&mut workers, away);
+            for client in 0..31 {
+                let went = workers.play(0, &packet(client, Transport::Ack));
+                assert_eq!(went.server(), None, "{case}");
+            }
+            all(&mut workers, back);
+            // All are back at once for the flows' next packets.
+            let after: Vec<_> = (0..31)
+                .map(|client| workers.play(0, &packet(client, Transport::Ack)).server())
+                .collect();
+            assert_eq!(after, before, "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_flow_whose_backend_went_waits_for_it_while_all_others_are_full() {
+    let mut text = service("", 0);
+    for server in 101..=102 {
+        text += &format!("[[service.backend]]\naddress = \"10.0.0.{server}\"\nmax_flows = 1\n");
+    }
+    let mut workers = Workers::new(1, &text);
+    let packet = |client: u16, transport| {
+        let client = format!("203.0.113.5:{client}");
+        frame(&client, "198.51.100.10:80", transport).build()
+    };
+    let [one, two] = [1_000, 1_001].map(|client| {
+        workers.play(0, &packet(client, Transport::Syn));
+        workers.play(0, &packet(client, Transport::Ack)).server()
+    });
+    assert_ne!(one, two);
+    workers.command(&format!("backend disable web 10.0.0.{}:80", one.unwrap()));
+    assert_eq!(
+        workers.play(0, &packet(1_000, Transport::Ack)),
+        Went::Nowhere
+    );
+    assert_eq!(workers.dropped(DropReason::BackendsFull), 1);
+    // The other's flow is over, and it has room, and would be chosen.
+    workers.wait(200);
+    assert_eq!(
+        workers.play(0, &packet(1_000, Transport::Ack)),
+        Went::Nowhere
+    );
+    workers.wait(200);
+    workers.command(&format!(
+        "backend weight web 10.0.0.{}:80 1000",
+        two.unwrap()
+    ));
+    workers.command(&format!("backend enable web 10.0.0.{}:80", one.unwrap()));
+    assert_eq!(
+        workers.play(0, &packet(1_000, Transport::Ack)).server(),
+        one
+    );
+}

@@ -23,7 +23,7 @@ use super::BURST;
 use super::choose::{Asking, Chooser};
 use super::lane::{Lane, Places, Verdict};
 use super::quick::Quick;
-use crate::conntrack::{Conntrack, Details, Held, Inserted, Lines, NO_BACKEND, State, Tick};
+use crate::conntrack::{Conntrack, Details, Held, Inserted, Lines, State, Tick};
 use crate::parse::Packet;
 use crate::scheduler::Choice;
 use crate::service::{Backend, Service, Services, Takes};
@@ -401,7 +401,8 @@ impl<'a> Steering<'a> {
             None => self.moved(service, lane, frame),
         };
         let state = next_state(held.state(), &lane.packet);
-        let number = *chosen.as_ref().unwrap_or(&NO_BACKEND);
+        // While nobody takes the flow it stays its backend's, which may come back.
+        let number = *chosen.as_ref().unwrap_or(&held.backend());
         let details = Details::new(number, state, service.profile, self.now);
         self.set(lane, held, details);
         if service.affinity.is_some() && chosen.is_ok() {
