@@ -533,6 +533,31 @@ fn a_backend_without_route_is_an_error() {
 }
 
 #[test]
+fn a_vip_cannot_cover_a_gateway_that_has_to_be_asked_for() {
+    let gateway = "[[neighbor]]\naddress = \"192.0.2.1\"\nmac = \"02:00:00:00:00:fe\"\n";
+    let covering = GOOD.replace("vip = \"198.51.100.11\"", "vip = \"192.0.2.0/28\"");
+    let asked_for = covering.replace(gateway, "");
+    let error = check(&asked_for).err().unwrap();
+    for part in [
+        "weir.toml:37:7: ",
+        "service \"dns\"",
+        "found vip 192.0.2.0/28",
+        "the gateway 192.0.2.1",
+        "accepted: ",
+        "[[neighbor]]",
+    ] {
+        assert!(error.contains(part), "{part:?}: {error}");
+    }
+    // What is known by its MAC needs not be heard, but two cannot answer for one address.
+    check(&covering).unwrap();
+    let same = GOOD.replace("vip = \"198.51.100.11\"", "vip = \"192.0.2.1\"");
+    for text in [same.replace(gateway, ""), same] {
+        let error = check(&text).err().unwrap();
+        assert!(error.contains("found vip 192.0.2.1,"), "{error}");
+    }
+}
+
+#[test]
 fn two_services_on_one_vip_port_and_protocol_are_an_error() {
     let text = GOOD
         .replace("vip = \"198.51.100.11\"", "vip = \"198.51.100.10\"")

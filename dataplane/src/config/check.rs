@@ -111,7 +111,8 @@ impl Checker {
         config.neighbours = self.neighbours(&config, &document.neighbor)?;
         if let Err(unreachable) = config.check_reach(&config.pool) {
             let (service, backend) = (unreachable.service_index, unreachable.backend_index);
-            let span = loaded.spans.find(Some(service), Some(backend), "address");
+            let key = backend.map_or("vip", |_| "address");
+            let span = loaded.spans.find(Some(service), backend, key);
             return self.fail(span, unreachable.to_string());
         }
         let narrow = config.narrow_tunnels();

@@ -8,7 +8,7 @@ use super::{Config, Network, Port};
 use crate::adjacency::{Neighbour, Route, covers};
 use crate::forward::tunnel;
 
-/// A backend that no packet could be sent to.
+/// A backend that no packet could be sent to, or a VIP that keeps gateways from being heard.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("service \"{service}\": {message}")]
 pub struct Unreachable {
@@ -16,9 +16,9 @@ pub struct Unreachable {
     pub service: String,
     /// Its place in the pool.
     pub service_index: usize,
-    /// The backend's place in the service.
-    pub backend_index: usize,
-    /// What is missing.
+    /// The backend's place in the service; `None` where it is about the VIP.
+    pub backend_index: Option<usize>,
+    /// What is missing, or in the way.
     pub message: String,
 }
 
@@ -166,10 +166,11 @@ impl Config {
     }
 
     /// Checks that every backend can be reached: by any route, or for `dsr-l2` on a connected
-    /// network, since nothing but the MAC says where the packet goes.
+    /// network, since nothing but the MAC says where the packet goes. And that no VIP is in the way
+    /// of a gateway: what weir answers for it does not hear from others.
     ///
     /// # Errors
-    /// The first backend that cannot.
+    /// The first backend that cannot, or the first VIP that is.
     pub fn check_reach(&self, pool: &Pool) -> Result<(), Unreachable> {
         self.check_reach_of(pool, |_| true)
     }
@@ -177,7 +178,7 @@ impl Config {
     /// As [`Config::check_reach`], of the services at the places that `is_new` picks.
     ///
     /// # Errors
-    /// The first backend that cannot.
+    /// As [`Config::check_reach`].
     pub fn check_reach_of(
         &self,
         pool: &Pool,
@@ -191,6 +192,14 @@ impl Config {
             .collect();
         let services = pool.services.iter().enumerate();
         for (service_index, service) in services.filter(|(place, _)| is_new(*place)) {
+            if let Some(message) = self.covered_gateway(service) {
+                return Err(Unreachable {
+                    service: service.name.clone(),
+                    service_index,
+                    backend_index: None,
+                    message,
+                });
+            }
             for (backend_index, backend) in service.backends.iter().enumerate() {
                 let address = backend.address;
                 let direct = service.forwarding == Forwarding::DsrL2;
@@ -222,12 +231,27 @@ impl Config {
                 return Err(Unreachable {
                     service,
                     service_index,
-                    backend_index,
+                    backend_index: Some(backend_index),
                     message,
                 });
             }
         }
         Ok(())
+    }
+
+    /// What is wrong with a VIP that covers a gateway. In a prefix a gateway may lie whose MAC need not
+    /// be heard.
+    fn covered_gateway(&self, service: &Service) -> Option<String> {
+        let vip = service.vip;
+        let is_known = |via: IpAddr| self.neighbours.iter().any(|(known, _)| *known == via);
+        let in_the_way = |via: &IpAddr| vip.covers(*via) && !(vip.is_prefix() && is_known(*via));
+        let route = self.routes.iter().find(|route| in_the_way(&route.via))?;
+        Some(format!(
+            "found vip {vip}, which covers the gateway {} of the route to {}: weir answers for the \
+             VIP and would not hear the gateway; accepted: a vip without it, or, in a prefix, a \
+             gateway with a [[neighbor]] that says its MAC",
+            route.via, route.to
+        ))
     }
 
     /// Where outer source addresses of a service's tunnel to `backend` come from: what the service
