@@ -176,6 +176,23 @@ fn connections_that_quic_routes_by_their_ids_keep_their_client_known() {
 }
 
 #[test]
+fn what_a_worker_knows_counts_for_those_whose_clocks_are_a_little_behind() {
+    let keys = with("affinity = \"source\"\nscheduler = \"round-robin\"");
+    let mut workers = Workers::new(2, &keys);
+    for host in 0..20 {
+        let client = format!("203.0.113.{host}");
+        workers.now += 1_000_000;
+        let first = syn(&mut workers, 1, &client, 1_000);
+        workers.now -= 1_000_000;
+        let found = workers.lookup(Protocol::Tcp, &format!("{client}:1000"), "198.51.100.10:80");
+        assert_eq!((found.reason, found.idle_ms), (Reason::Conntrack, Some(0)));
+        let found = workers.lookup(Protocol::Tcp, &format!("{client}:1001"), "198.51.100.10:80");
+        assert_eq!(found.reason, Reason::Affinity);
+        assert_eq!(syn(&mut workers, 0, &client, 1_001), first, "{client}");
+    }
+}
+
+#[test]
 fn a_client_may_be_a_prefix_of_addresses() {
     let keys = "affinity = { by = \"source\", prefix4 = 24 }\nscheduler = \"round-robin\"";
     let mut workers = Workers::new(2, &with(keys));

@@ -33,6 +33,17 @@ impl Tick {
             _ => None,
         }
     }
+
+    /// Milliseconds since another thread saw something. Each reads the clock now and then, and may have
+    /// read it later than this one: what it saw then is new.
+    #[inline]
+    #[must_use]
+    pub const fn age_of(self, seen: Self) -> u32 {
+        match self.passed_since(seen) {
+            Some(passed) => passed,
+            None => 0,
+        }
+    }
 }
 
 /// What is known of a flow. The numbers are part of the layout.
@@ -151,6 +162,13 @@ impl Profiles {
     #[must_use]
     pub const fn is_alive(&self, details: Details, now: Tick) -> bool {
         now.since(details.seen()) < self.of(details)
+    }
+
+    /// The same, of an entry that another thread writes.
+    #[inline]
+    #[must_use]
+    pub const fn is_alive_elsewhere(&self, details: Details, now: Tick) -> bool {
+        now.age_of(details.seen()) < self.of(details)
     }
 }
 

@@ -221,7 +221,7 @@ impl Conntrack {
     #[inline]
     #[must_use]
     pub fn find(&self, hash: FlowHash, now: Tick, profiles: &Profiles) -> Option<Held<'_>> {
-        find(self.lines(), hash, now, profiles)
+        find(self.lines(), hash).filter(|held| profiles.is_alive(held.details, now))
     }
 
     /// Remembers a flow that [`Conntrack::find`] has just not found.
@@ -414,13 +414,11 @@ fn secondary(bucket: u32, fingerprint: u64, count: u32) -> u32 {
 }
 
 #[inline]
-fn find<'a>(lines: Lines<'a>, hash: FlowHash, now: Tick, profiles: &Profiles) -> Option<Held<'a>> {
+fn find(lines: Lines<'_>, hash: FlowHash) -> Option<Held<'_>> {
     let first = primary(hash, lines.count);
     let second = || secondary(first, hash.fingerprint, lines.count);
     let in_line = |line| lines.held(line, lines.matches(Baseline, line, hash));
-    in_line(first)
-        .or_else(|| in_line(second()))
-        .filter(|held| profiles.is_alive(held.details, now))
+    in_line(first).or_else(|| in_line(second()))
 }
 
 /// Another thread's view of a worker's table: exact when the worker rests, close when it runs.
@@ -451,7 +449,8 @@ impl ConntrackReader {
             lines: &self.lines,
             count: self.count,
         };
-        find(lines, hash, now, profiles).map(|held| held.details)
+        let found = find(lines, hash).map(|held| held.details);
+        found.filter(|held| profiles.is_alive_elsewhere(*held, now))
     }
 
     /// Calls `visit` with every live flow: a pass over the whole table, for the control core.
@@ -479,7 +478,7 @@ impl ConntrackReader {
             for way in 0..WAYS {
                 let details = Details(load(&words[WAYS + way]));
                 let is_flow = load(&words[way]) != 0 && !details.state().is_pin();
-                if is_flow && profiles.is_alive(details, now) {
+                if is_flow && profiles.is_alive_elsewhere(details, now) {
                     visit(details);
                 }
             }

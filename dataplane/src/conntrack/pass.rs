@@ -131,7 +131,7 @@ fn count(line: &CacheLine, now: Tick, profiles: &Profiles, mut visit: impl FnMut
             continue;
         }
         let details = Details(line.0[WAYS + way].load(Relaxed));
-        if profiles.is_alive(details, now) {
+        if profiles.is_alive_elsewhere(details, now) {
             visit(details);
         }
     }

@@ -36,7 +36,7 @@ impl Counted {
             State::UdpNew => 4,
             State::Udp | State::PinNew | State::Pin => 5,
         };
-        let idle = now.since(held.seen());
+        let idle = now.age_of(held.seen());
         let class = IDLE_CLASSES.iter().position(|(_, end)| idle < *end);
         for (counts, place) in [
             (self.states.as_mut_slice(), state),
@@ -281,7 +281,7 @@ impl<S: BufferSource> Control<S> {
                     service: of.to_owned(),
                     backend: name.to_owned(),
                     worker,
-                    age_ms: now.since(flow.began).into(),
+                    age_ms: now.age_of(flow.began).into(),
                     state: self.state_of(now, &packet).map(str::to_owned),
                 })
             })

@@ -85,7 +85,7 @@ impl<S: BufferSource> Control<S> {
     /// Milliseconds until an entry is forgotten.
     fn left(&self, now: Tick, held: Details) -> u64 {
         let timeout = self.services().profiles.of(held);
-        timeout.saturating_sub(now.since(held.seen())).into()
+        timeout.saturating_sub(now.age_of(held.seen())).into()
     }
 
     fn conntrack_steps(&self, now: Tick, found: &Found<'_>, hash: FlowHash) -> Vec<ConntrackStep> {
@@ -104,7 +104,7 @@ impl<S: BufferSource> Control<S> {
                 state: Some(state_name(held.state()).to_owned()),
                 backend: self.name(held.backend()),
                 kept: Some(services.keeps(found.place, held.backend()).is_some()),
-                idle_ms: Some(now.since(held.seen()).into()),
+                idle_ms: Some(now.age_of(held.seen()).into()),
                 left_ms: Some(self.left(now, held)),
             }
         });
@@ -119,14 +119,14 @@ impl<S: BufferSource> Control<S> {
         let pins = tables.filter_map(|(worker, table)| {
             Some((worker, table.find(key, now, &services.profiles)?))
         });
-        let Some((worker, pin)) = pins.min_by_key(|(_, pin)| now.since(pin.seen())) else {
+        let Some((worker, pin)) = pins.min_by_key(|(_, pin)| now.age_of(pin.seen())) else {
             return Some(AffinityStep::default());
         };
         let backend = services.keeps(found.place, pin.backend());
         Some(AffinityStep {
             backend: self.name(pin.backend()),
             worker: Some(worker),
-            idle_ms: Some(now.since(pin.seen()).into()),
+            idle_ms: Some(now.age_of(pin.seen()).into()),
             left_ms: Some(self.left(now, pin)),
             takes_new: backend.is_some_and(|backend| backend.takes == Takes::All),
         })
@@ -196,8 +196,8 @@ impl<S: BufferSource> Control<S> {
                 from: (own.address.to_ip(own.version), record.snat_port()).into(),
                 to: (backend.address.to_ip(backend.version), backend.port).into(),
                 state: session_state(record.state()).to_owned(),
-                idle_ms: now.since(record.seen()).into(),
-                left_ms: (record.timeout().saturating_sub(now.since(record.seen()))).into(),
+                idle_ms: now.age_of(record.seen()).into(),
+                left_ms: (record.timeout().saturating_sub(now.age_of(record.seen()))).into(),
             })
         })
     }

@@ -161,7 +161,7 @@ impl<S: BufferSource> Control<S> {
             },
             worker: found.map(|(worker, _)| worker),
             state: found.map(|(_, held)| state_name(held.state())),
-            idle_ms: found.map(|(_, held)| now.since(held.seen())),
+            idle_ms: found.map(|(_, held)| now.age_of(held.seen())),
             table_entry: service
                 .scheduler
                 .entry(service.point(&self.hasher, &packet, hash)),
@@ -183,7 +183,7 @@ impl<S: BufferSource> Control<S> {
             let services = self.services();
             let pins = self.tables.iter();
             let pins = pins.filter_map(|table| table.find(key, now, &services.profiles));
-            let newest = pins.min_by_key(|pin| now.since(pin.seen()));
+            let newest = pins.min_by_key(|pin| now.age_of(pin.seen()));
             let takes = |number: &u32| {
                 let backend = services.keeps(place, *number);
                 backend.is_some_and(|backend| backend.takes == Takes::All)

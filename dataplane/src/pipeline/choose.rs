@@ -4,7 +4,8 @@
 //! A client's backend is kept in conntrack, as an entry whose flow is the client (a *pin*). Each
 //! worker writes its own; the newest pin of all workers' counts, so that it does not matter which
 //! worker a client's next flow comes to. Two workers that see a client for the first time at once
-//! ask the same table with the same client, and agree.
+//! ask the same table with the same client, and agree; where there are turns or counts instead of a
+//! table they may not, and the later one's choice is the client's from then on.
 
 use weir_engine::counters::CounterWriter;
 use weir_shm::counters::{self, MAX_SERVICES};
@@ -193,7 +194,7 @@ impl Chooser {
             }
         });
         all.filter(counts).reduce(|best, pin| {
-            if now.since(pin.seen()) < now.since(best.seen()) {
+            if now.age_of(pin.seen()) < now.age_of(best.seen()) {
                 pin
             } else {
                 best
