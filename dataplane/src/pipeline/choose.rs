@@ -34,14 +34,19 @@ pub(super) struct Chooser {
     pub(super) newest: Option<Newest>,
 }
 
-/// Flows of all workers.
-struct Everybody<'a>(&'a [LiveFlows]);
+/// Flows of all workers, but for the one that a new flow takes the place of.
+struct Everybody<'a> {
+    live: &'a [LiveFlows],
+    /// The backend that the old flow counts for.
+    leaves: Option<u32>,
+}
 
 impl Live for Everybody<'_> {
     #[inline]
     fn flows(&self, number: u32) -> u64 {
-        let all = self.0.iter();
+        let all = self.live.iter();
         let sum = all.fold(0u64, |sum, live| sum.wrapping_add(live.of(number)));
+        let sum = sum.wrapping_sub(u64::from(self.leaves == Some(number)));
         // Workers are read one after the other; together they may be below zero for a moment.
         if sum > u64::MAX / 2 { 0 } else { sum }
     }
@@ -58,6 +63,8 @@ pub(super) struct Asking<'a> {
     pub hash: FlowHash,
     /// The sequence number of a SYN; zero for anything else.
     pub sequence: u32,
+    /// The backend of the flow that this one takes the place of, which counts there.
+    pub leaves: Option<u32>,
 }
 
 impl Chooser {
@@ -111,7 +118,11 @@ impl Chooser {
         if *turn == NOT_BEGUN {
             *turn = scheduler.begin(u32::from(self.worker), self.live.len() as u32);
         }
-        scheduler.choose(point, turn, &Everybody(&self.live))
+        let everybody = Everybody {
+            live: &self.live,
+            leaves: asking.leaves,
+        };
+        scheduler.choose(point, turn, &everybody)
     }
 
     #[cold]
@@ -129,10 +140,14 @@ impl Chooser {
             ..
         } = *asking;
         let key = client.hash(&self.hasher, asking.packet, service.number);
+        let everybody = Everybody {
+            live: &self.live,
+            leaves: asking.leaves,
+        };
         let takes = |number: u32| {
             let backend = services.keeps(asking.place, number);
             backend.is_some_and(|backend| backend.takes == Takes::All)
-                && service.scheduler.has_room(number, &Everybody(&self.live))
+                && service.scheduler.has_room(number, &everybody)
         };
         let pinned = self.newest(key, services, now, conntrack, takes);
         let choice = match pinned.map(Details::backend) {
@@ -166,6 +181,23 @@ impl Chooser {
             let pin = Details::new(number, State::Pin, asking.service.profile, asking.now);
             write(key, pin, asking.services, asking.now, conntrack);
         }
+    }
+
+    /// Whether this client's next flow gets that backend for being remembered.
+    #[cold]
+    pub(super) fn remembers(
+        &self,
+        asking: &Asking<'_>,
+        number: u32,
+        conntrack: &Conntrack,
+    ) -> bool {
+        let Some(client) = asking.service.affinity else {
+            return false;
+        };
+        let key = client.hash(&self.hasher, asking.packet, asking.service.number);
+        let keeps = |number| asking.services.keeps(asking.place, number).is_some();
+        let pinned = self.newest(key, asking.services, asking.now, conntrack, keeps);
+        pinned.is_some_and(|pin| pin.backend() == number)
     }
 
     /// The newest pin of a client whose backend `counts`, whichever worker's; of two as new the first

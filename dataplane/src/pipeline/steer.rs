@@ -336,13 +336,21 @@ impl<'a> Steering<'a> {
             })
     }
 
-    /// The scheduler's choice for a flow, or what becomes of a packet without one.
+    /// The scheduler's choice for a flow, or what becomes of a packet without one. A flow may take the
+    /// place of one that still counts for the backend that it `leaves`.
     #[inline]
-    fn choose(&mut self, service: &Service, lane: &Lane, frame: &[u8]) -> Result<u32, Verdict> {
+    fn choose(
+        &mut self,
+        service: &Service,
+        lane: &Lane,
+        frame: &[u8],
+        leaves: Option<u32>,
+    ) -> Result<u32, Verdict> {
         let choice = match service.scheduler.plain(lane.hash.point()) {
             Some(choice) => choice,
             None => {
-                let asking = self.asking(service, lane, frame);
+                let mut asking = self.asking(service, lane, frame);
+                asking.leaves = leaves;
                 self.chooser.choose(&asking, self.conntrack, self.counters)
             }
         };
@@ -382,6 +390,7 @@ impl<'a> Steering<'a> {
             } else {
                 0
             },
+            leaves: None,
         }
     }
 
@@ -433,9 +442,9 @@ impl<'a> Steering<'a> {
         }
     }
 
-    /// Writes what is known of a flow now over what was known.
+    /// Writes what is known of a flow now over what was known. Gives whether that was still there.
     #[inline]
-    fn set(&self, lane: &Lane, before: Details, after: Details) {
+    fn set(&self, lane: &Lane, before: Details, after: Details) -> bool {
         let found = self
             .conntrack
             .find(lane.hash, self.now, &self.services.profiles);
@@ -443,12 +452,13 @@ impl<'a> Steering<'a> {
             held.set(after);
             self.conntrack.recount(before, after);
         }
+        found.is_some()
     }
 
     /// A flow whose backend has gone: a new choice.
     #[cold]
     fn moved(&mut self, service: &Service, lane: &Lane, frame: &[u8]) -> Result<u32, Verdict> {
-        let chosen = self.choose(service, lane, frame)?;
+        let chosen = self.choose(service, lane, frame, None)?;
         self.counters.add(counters::FLOWS_MOVED, 1);
         Ok(chosen)
     }
@@ -461,11 +471,18 @@ impl<'a> Steering<'a> {
         frame: &[u8],
         held: Details,
     ) -> Result<u32, Verdict> {
-        let number = self.choose(service, lane, frame)?;
+        let number = self.choose(service, lane, frame, Some(held.backend()))?;
         let details = Details::new(number, first_state(&lane.packet), service.profile, self.now);
-        self.set(lane, held, details);
+        let inserted = if self.set(lane, held, details) {
+            Inserted::Free
+        } else {
+            // A client that is remembered from now on took the place.
+            let profiles = &self.services.profiles;
+            self.conntrack
+                .insert(lane.hash, details, self.now, profiles)
+        };
         self.counters.add(counters::CONNTRACK_MISSES, 1);
-        self.opened(service, lane, number, Inserted::Free);
+        self.opened(service, lane, number, inserted);
         Ok(number)
     }
 
@@ -477,18 +494,34 @@ impl<'a> Steering<'a> {
         if lane.packet.tcp_flags & flags::RST != 0 {
             return self.fixed(service, lane);
         }
-        let mut number = self.choose(service, lane, frame)?;
+        let mut number = self.choose(service, lane, frame, None)?;
         let details = Details::new(number, first_state(&lane.packet), service.profile, self.now);
         let profiles = &self.services.profiles;
         let inserted = self
             .conntrack
             .insert(lane.hash, details, self.now, profiles);
         if inserted == Inserted::Untracked && service.scheduler.forgets() {
-            // Nothing will remember this choice, so it has to be one that comes out again.
-            number = self.fixed(service, lane)?;
+            number = self.again(service, lane, frame, number)?;
         }
         self.opened(service, lane, number, inserted);
         Ok(number)
+    }
+
+    /// The backend of a flow that found no room: nothing remembers the choice, so it has to be one that
+    /// comes out again, by its client or by its hash.
+    #[cold]
+    fn again(
+        &self,
+        service: &Service,
+        lane: &Lane,
+        frame: &[u8],
+        chosen: u32,
+    ) -> Result<u32, Verdict> {
+        let asking = self.asking(service, lane, frame);
+        if self.chooser.remembers(&asking, chosen, self.conntrack) {
+            return Ok(chosen);
+        }
+        self.fixed(service, lane)
     }
 
     #[cold]

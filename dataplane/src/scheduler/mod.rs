@@ -19,6 +19,7 @@ use std::sync::Arc;
 use weir_engine::memory::prefetch_read;
 
 use crate::flow::scale;
+use least_connections::Held;
 
 /// A member of a service's pool: a backend that takes new flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,7 +182,9 @@ impl Scheduler {
     /// keeps a flow where it is.
     #[must_use]
     pub const fn forgets(&self) -> bool {
-        !matches!(self.how, How::Table(_)) || matches!(self.key, Key::FlowAndSequence)
+        self.limited
+            || !matches!(self.how, How::Table(_))
+            || matches!(self.key, Key::FlowAndSequence)
     }
 
     /// Hot for new flows: the backend for a flow at `point` (32 bits of the hash of the key). `turn`
@@ -237,14 +240,13 @@ impl Scheduler {
                 )
             }
             How::Fewest(weights) => {
-                let chosen = least_connections::fewest(weights, point, |place| {
-                    let member = self.members.get(place)?;
-                    let flows = live.flows(member.number);
-                    let room = member.max_flows == u32::MAX || flows < u64::from(member.max_flows);
-                    room.then_some(flows)
-                });
-                // A full backend is passed over without notice: it is nobody's first choice.
-                (chosen, chosen)
+                let limit = |place: usize| Some(self.members.get(place)?.max_flows);
+                let flows = |place: usize| Some(live.flows(self.members.get(place)?.number));
+                least_connections::fewest(weights, point, |place| {
+                    let (limit, flows) = (limit(place)?, flows(place)?);
+                    let has_room = limit == u32::MAX || flows < u64::from(limit);
+                    Some(Held { flows, has_room })
+                })
             }
         };
         match (first, chosen) {
