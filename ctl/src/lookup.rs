@@ -6,7 +6,7 @@ use std::io::Write;
 
 use serde_json::json;
 use weir_shm::client::Client;
-use weir_shm::segment::mailbox::{Answer, ConnectionIdReading, LookupAnswer, Question};
+use weir_shm::segment::mailbox::{Answer, ConnectionIdReading, Elsewhere, LookupAnswer, Question};
 
 use crate::Failure;
 use crate::cli::{Cli, Lookup, Output};
@@ -86,6 +86,11 @@ fn explain(answer: &LookupAnswer) -> String {
     match answer.reason.as_str() {
         "conntrack" => held(),
         "connection-id" => "the connection ID carries the backend's server ID".to_owned(),
+        "maglev" | "ring" if answer.backend.is_none() => {
+            "no worker holds the flow; the sequence number of its SYN will tell which entry of the \
+             table names the backend"
+                .to_owned()
+        }
         "maglev" | "ring" | "source-hash" => {
             format!("no worker holds the flow; {} names the backend", entry())
         }
@@ -101,10 +106,39 @@ fn explain(answer: &LookupAnswer) -> String {
             held(),
             entry()
         ),
-        "no_service" => "no service has this VIP, port and protocol".to_owned(),
+        "no_service" => {
+            let instead = answer.elsewhere.as_ref().and_then(instead);
+            let instead = instead.map_or_else(String::new, |what| format!("; {what}"));
+            format!("no service has this VIP, port and protocol{instead}")
+        }
         "no_backend" => "the service has no backend that takes the flow".to_owned(),
         other => other.to_owned(),
     }
+}
+
+/// What becomes of a packet that is for no service, in plain words.
+fn instead(elsewhere: &Elsewhere) -> Option<String> {
+    let backend = elsewhere.backend.as_deref().unwrap_or("a backend");
+    let service = elsewhere.service.as_deref().unwrap_or("a service");
+    let leaves = || {
+        let (from, to) = (elsewhere.from?, elsewhere.to?);
+        Some(format!("it leaves from {from} to {to}"))
+    };
+    Some(match elsewhere.kind.as_str() {
+        "answer" => format!("an answer of {backend} of {service}: {}", leaves()?),
+        "session" => format!(
+            "an answer of {backend} of {service} to a session of worker {}: {}",
+            elsewhere.worker?,
+            leaves()?
+        ),
+        "no_session" => "weir speaks from this address, but no session has this port".to_owned(),
+        "other_port" => format!("at this VIP are {}", elsewhere.services.join(", ")),
+        "own" => format!(
+            "an own address of port {}, which the control core answers for",
+            elsewhere.port.as_deref()?
+        ),
+        _ => return None,
+    })
 }
 
 /// What a connection ID says, in plain words.
@@ -125,4 +159,48 @@ fn read(reading: &ConnectionIdReading) -> String {
         other => other.to_owned(),
     };
     format!("{why}; steered by address and port")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(reason: &str, elsewhere: Option<Elsewhere>) -> LookupAnswer {
+        LookupAnswer {
+            reason: reason.to_owned(),
+            elsewhere,
+            ..LookupAnswer::default()
+        }
+    }
+
+    #[test]
+    fn a_packet_that_is_for_no_service_is_told_what_it_is() {
+        let nobodys = "no service has this VIP, port and protocol";
+        assert_eq!(explain(&answer("no_service", None)), nobodys);
+        let back = Elsewhere {
+            kind: "answer".to_owned(),
+            service: Some("web".to_owned()),
+            backend: Some("10.0.0.11:8080".to_owned()),
+            from: "198.51.100.10:80".parse().ok(),
+            to: "203.0.113.5:1000".parse().ok(),
+            ..Elsewhere::default()
+        };
+        let expected = format!(
+            "{nobodys}; an answer of 10.0.0.11:8080 of web: it leaves from 198.51.100.10:80 to \
+             203.0.113.5:1000"
+        );
+        assert_eq!(explain(&answer("no_service", Some(back))), expected);
+        // What a later daemon might say.
+        let unknown = Elsewhere {
+            kind: "something".to_owned(),
+            ..Elsewhere::default()
+        };
+        assert_eq!(explain(&answer("no_service", Some(unknown))), nobodys);
+    }
+
+    #[test]
+    fn a_table_that_is_asked_with_a_sequence_number_names_nobody_before() {
+        let text = explain(&answer("maglev", None));
+        assert!(text.contains("sequence number of its SYN"), "{text}");
+    }
 }

@@ -232,6 +232,53 @@ fn clients_are_no_flows_and_lookup_names_affinity() {
 }
 
 #[test]
+fn lookup_asks_the_newest_of_the_pins_that_count_as_the_packet_path_does() {
+    // Two workers know the client by different backends, and the newer one takes no new flows.
+    for away in ["backend drain web {}", "max_flows"] {
+        let mut text = with("affinity = \"source\"\nscheduler = \"round-robin\"");
+        if away == "max_flows" {
+            text = text.replace("[[service.backend]]", "[[service.backend]]\nmax_flows = 1");
+        }
+        let mut workers = Workers::new(2, &text);
+        let first = syn(&mut workers, 0, "203.0.113.5", 1_000);
+        workers.send(0, "203.0.113.5:1000", Transport::Ack);
+        workers.now += 1_000_000;
+        workers.command(&format!("backend drain web 10.0.0.{first}:80"));
+        let second = syn(&mut workers, 1, "203.0.113.5", 1_001);
+        workers.send(1, "203.0.113.5:1001", Transport::Ack);
+        assert_ne!(first, second);
+        if away == "max_flows" {
+            // The first one's connection ends; the second one's keeps its backend full.
+            workers.send(0, "203.0.113.5:1000", Transport::Rst);
+            for _ in 0..400 {
+                workers.now += 60_000_000;
+                workers.send(1, "203.0.113.5:1001", Transport::Ack);
+                workers.send(0, "203.0.113.99:9", Transport::Rst);
+            }
+        } else {
+            workers.command(&away.replace("{}", &format!("10.0.0.{second}:80")));
+        }
+        workers.command(&format!("backend enable web 10.0.0.{first}:80"));
+        let found = workers.lookup(Protocol::Tcp, "203.0.113.5:1002", "198.51.100.10:80");
+        assert_eq!(found.reason, Reason::Affinity, "{away}");
+        assert_eq!(found.backend, Some(format!("10.0.0.{first}:80")), "{away}");
+        let step = workers
+            .control
+            .explain(
+                weir::conntrack::Tick::from_nanos(workers.now),
+                Protocol::Tcp,
+                "203.0.113.5:1002".parse().unwrap(),
+                "198.51.100.10:80".parse().unwrap(),
+                found.backend.as_deref(),
+            )
+            .and_then(|steps| steps.affinity)
+            .unwrap();
+        assert_eq!((step.backend, step.takes_new), (found.backend, true));
+        assert_eq!(syn(&mut workers, 0, "203.0.113.5", 1_002), first, "{away}");
+    }
+}
+
+#[test]
 fn a_flood_of_strangers_moves_no_client_whose_connections_are_established() {
     let mut workers = Workers::new(
         1,

@@ -327,6 +327,26 @@ fn lookup_names_the_scheduler_that_would_choose() {
 }
 
 #[test]
+fn lookup_names_nobody_where_the_sequence_number_of_a_syn_decides() {
+    let vip = "198.51.100.10:80";
+    for scheduler in ["maglev", "ring"] {
+        let keys = format!("scheduler = \"{scheduler}\"\nhash = \"5-tuple+isn\"");
+        let mut workers = Workers::new(1, &service(&keys, 6));
+        let before = workers.lookup(Protocol::Tcp, &client(3), vip);
+        assert_eq!((before.backend, before.table_entry), (None, None));
+        assert_eq!(before.reason.name(), scheduler);
+        let server = workers.send(0, &client(3), Transport::Syn).unwrap();
+        let after = workers.lookup(Protocol::Tcp, &client(3), vip);
+        assert_eq!(after.backend, Some(format!("10.0.0.{server}:80")));
+        for server in 101..=106 {
+            workers.command(&format!("backend disable web 10.0.0.{server}:80"));
+        }
+        let nobody = workers.lookup(Protocol::Tcp, &client(4), vip);
+        assert_eq!(nobody.reason, Reason::NoBackend);
+    }
+}
+
+#[test]
 fn a_flood_that_finds_no_room_in_conntrack_is_steered_steadily() {
     let text = of("round-robin", "", 5);
     let mut workers = Workers::new(1, &text);

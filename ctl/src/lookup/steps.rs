@@ -102,6 +102,7 @@ fn scheduler(step: &SchedulerStep, hash: &str, answer: &LookupAnswer) -> String 
         "next" => format!("names {pick}, since its first choice holds as many flows as it may"),
         "full" => "finds every backend with as many flows as it may hold".to_owned(),
         "turn" => "takes turns, which only the workers know".to_owned(),
+        "sequence" => "names a backend by the sequence number of the SYN".to_owned(),
         _ => "has nobody to name".to_owned(),
     };
     let members = match step.members {

@@ -13,13 +13,13 @@ use weir_shm::segment::mailbox::{
 };
 
 use super::Control;
-use super::lookup::{Counted, packet, state_name};
+use super::lookup::{Counted, asks_for_sequence, packet, state_name};
 use crate::adjacency::NextHop;
 use crate::conntrack::{Details, Tick};
 use crate::flow::FlowHash;
 use crate::parse::Packet;
 use crate::scheduler::Choice;
-use crate::service::{Owner, Service, Takes};
+use crate::service::{Owner, Service};
 use crate::session::tcp::State;
 
 /// A service, its place among the others, and its description.
@@ -112,23 +112,16 @@ impl<S: BufferSource> Control<S> {
     }
 
     fn affinity_step(&self, now: Tick, found: &Found<'_>, packet: &Packet) -> Option<AffinityStep> {
-        let client = found.service.affinity?;
-        let services = self.services();
-        let key = client.hash(&self.hasher, packet, found.service.number);
-        let tables = (0u32..).zip(&self.tables);
-        let pins = tables.filter_map(|(worker, table)| {
-            Some((worker, table.find(key, now, &services.profiles)?))
-        });
-        let Some((worker, pin)) = pins.min_by_key(|(_, pin)| now.age_of(pin.seen())) else {
+        found.service.affinity?;
+        let Some(pin) = self.pin(now, found.place, found.service, packet) else {
             return Some(AffinityStep::default());
         };
-        let backend = services.keeps(found.place, pin.backend());
         Some(AffinityStep {
-            backend: self.name(pin.backend()),
-            worker: Some(worker),
-            idle_ms: Some(now.age_of(pin.seen()).into()),
-            left_ms: Some(self.left(now, pin)),
-            takes_new: backend.is_some_and(|backend| backend.takes == Takes::All),
+            backend: self.name(pin.details.backend()),
+            worker: Some(pin.worker),
+            idle_ms: Some(now.age_of(pin.details.seen()).into()),
+            left_ms: Some(self.left(now, pin.details)),
+            takes_new: pin.takes_new,
         })
     }
 
@@ -142,6 +135,9 @@ impl<S: BufferSource> Control<S> {
             Choice::Full => (None, "full"),
             // Whose turn it is, only the worker knows.
             Choice::Backend(_) | Choice::Next(_) if takes_turns => (None, "turn"),
+            Choice::Backend(_) | Choice::Next(_) if asks_for_sequence(found.service, packet) => {
+                (None, "sequence")
+            }
             Choice::Backend(number) => (Some(number), "first"),
             Choice::Next(number) => (Some(number), "next"),
         };

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use weir_engine::buffer::BufferSource;
+use weir_engine::wire::protocol;
 use weir_shm::model::{self, Protocol};
 
 use super::Control;
@@ -10,7 +11,7 @@ use crate::address::{Addr, Version};
 use crate::conntrack::{ConntrackReader, Details, State, Tick};
 use crate::flow::FlowHash;
 use crate::parse::Packet;
-use crate::scheduler::Live;
+use crate::scheduler::{Key, Live};
 use crate::service::{Owner, Service, Takes, protocol_number};
 
 /// What steers a flow.
@@ -79,6 +80,39 @@ pub struct Explanation {
     pub table_entry: Option<(u32, u32)>,
 }
 
+/// What is remembered of a client.
+pub(super) struct Pin {
+    /// The worker that knows it.
+    pub(super) worker: u32,
+    /// What it knows.
+    pub(super) details: Details,
+    /// Whether the backend takes a new flow of the client.
+    pub(super) takes_new: bool,
+}
+
+/// What steers a flow, and where to.
+struct Chosen {
+    number: Option<u32>,
+    reason: Reason,
+    /// Whether there is a backend that only its packet will tell.
+    is_open: bool,
+}
+
+impl Chosen {
+    const fn by(reason: Reason, number: Option<u32>) -> Self {
+        Self {
+            number,
+            reason,
+            is_open: false,
+        }
+    }
+}
+
+/// Whether the service's table is asked with what only the packet itself has.
+pub(super) fn asks_for_sequence(service: &Service, packet: &Packet) -> bool {
+    service.scheduler.key() == Key::FlowAndSequence && packet.protocol == protocol::TCP
+}
+
 /// Flows by backend, as the workers count them.
 pub(super) struct Counted<'a>(pub(super) &'a [ConntrackReader]);
 
@@ -135,36 +169,36 @@ impl<S: BufferSource> Control<S> {
         };
         let found = self.find_flow(now, hash);
         let kept = found.filter(|(_, held)| services.keeps(number, held.backend()).is_some());
-        let (number, reason) = match kept {
-            Some((_, held)) => (Some(held.backend()), Reason::Conntrack),
+        let chosen = match kept {
+            Some((_, held)) => Chosen::by(Reason::Conntrack, Some(held.backend())),
             None => {
-                let (chosen, reason) = self.choose(now, number, service, model, &packet, hash);
+                let chosen = self.choose(now, number, service, model, &packet, hash);
                 let reason = if found.is_some() {
                     Reason::Moved
                 } else {
-                    reason
+                    chosen.reason
                 };
-                (chosen, reason)
+                Chosen { reason, ..chosen }
             }
         };
-        let backend = number
+        let backend = chosen
+            .number
             .and_then(|number| self.book.backend(number))
             .map(|(_, name)| name);
+        let point = service.point(&self.hasher, &packet, hash);
+        let entry = service.scheduler.entry(point);
         Explanation {
             service: Some(model.name.clone()),
             backend: backend.map(str::to_owned),
-            // Whose turn it is, only the worker knows.
-            reason: if backend.is_some() || reason == Reason::RoundRobin {
-                reason
+            reason: if backend.is_some() || chosen.is_open {
+                chosen.reason
             } else {
                 Reason::NoBackend
             },
             worker: found.map(|(worker, _)| worker),
             state: found.map(|(_, held)| state_name(held.state())),
             idle_ms: found.map(|(_, held)| now.age_of(held.seen())),
-            table_entry: service
-                .scheduler
-                .entry(service.point(&self.hasher, &packet, hash)),
+            table_entry: entry.filter(|_| !asks_for_sequence(service, &packet)),
         }
     }
 
@@ -177,32 +211,59 @@ impl<S: BufferSource> Control<S> {
         model: &model::Service,
         packet: &Packet,
         hash: FlowHash,
-    ) -> (Option<u32>, Reason) {
-        if let Some(client) = service.affinity {
-            let key = client.hash(&self.hasher, packet, service.number);
-            let services = self.services();
-            let pins = self.tables.iter();
-            let pins = pins.filter_map(|table| table.find(key, now, &services.profiles));
-            let newest = pins.min_by_key(|pin| now.age_of(pin.seen()));
-            let takes = |number: &u32| {
-                let backend = services.keeps(place, *number);
-                backend.is_some_and(|backend| backend.takes == Takes::All)
-            };
-            if let Some(number) = newest.map(Details::backend).filter(takes) {
-                return (Some(number), Reason::Affinity);
-            }
+    ) -> Chosen {
+        if let Some(pin) = self.pin(now, place, service, packet)
+            && pin.takes_new
+        {
+            return Chosen::by(Reason::Affinity, Some(pin.details.backend()));
         }
         let point = service.point(&self.hasher, packet, hash);
         let choice = service
             .scheduler
             .choose(point, &mut 0, &Counted(&self.tables));
-        match model.scheduler {
-            model::Scheduler::Maglev => (choice.backend(), Reason::Maglev),
-            model::Scheduler::Ring => (choice.backend(), Reason::Ring),
-            model::Scheduler::SourceHash => (choice.backend(), Reason::SourceHash),
-            model::Scheduler::LeastConnections => (choice.backend(), Reason::LeastConnections),
-            model::Scheduler::RoundRobin => (None, Reason::RoundRobin),
+        let reason = match model.scheduler {
+            model::Scheduler::Maglev => Reason::Maglev,
+            model::Scheduler::Ring => Reason::Ring,
+            model::Scheduler::SourceHash => Reason::SourceHash,
+            model::Scheduler::LeastConnections => Reason::LeastConnections,
+            model::Scheduler::RoundRobin => Reason::RoundRobin,
+        };
+        // Whose turn it is, only the worker knows; and a SYN's sequence number only its sender.
+        let is_open = reason == Reason::RoundRobin || asks_for_sequence(service, packet);
+        let number = choice.backend();
+        Chosen {
+            reason,
+            is_open: is_open && number.is_some(),
+            number: number.filter(|_| !is_open),
         }
+    }
+
+    /// What is remembered of a packet's client: the newest of what counts, as the packet path has it,
+    /// else the newest of what does not.
+    pub(super) fn pin(
+        &self,
+        now: Tick,
+        place: u32,
+        service: &Service,
+        packet: &Packet,
+    ) -> Option<Pin> {
+        let client = service.affinity?;
+        let key = client.hash(&self.hasher, packet, service.number);
+        let services = self.services();
+        let takes_new = |number: u32| {
+            let backend = services.keeps(place, number);
+            backend.is_some_and(|backend| backend.takes == Takes::All)
+                && service.scheduler.has_room(number, &Counted(&self.tables))
+        };
+        let pins = (0u32..).zip(&self.tables).filter_map(|(worker, table)| {
+            let details = table.find(key, now, &services.profiles)?;
+            Some(Pin {
+                worker,
+                details,
+                takes_new: takes_new(details.backend()),
+            })
+        });
+        pins.min_by_key(|pin| (!pin.takes_new, now.age_of(pin.details.seen())))
     }
 
     pub(super) fn find_flow(&self, now: Tick, hash: FlowHash) -> Option<(usize, Details)> {

@@ -12,6 +12,7 @@ mod capture;
 pub mod census;
 mod changes;
 pub mod connection;
+mod elsewhere;
 mod equip;
 mod explain;
 pub mod health;

@@ -76,6 +76,7 @@ pub fn answer<S: BufferSource>(control: &Control<S>, now_ns: u64, question: &Que
                 control.explain(now, protocol, source, destination, found.backend.as_deref());
             Answer::Lookup(Box::new(LookupAnswer {
                 steps,
+                elsewhere: control.elsewhere(now, protocol, source, destination),
                 service: found.service,
                 backend: found.backend,
                 reason: found.reason.name().to_owned(),

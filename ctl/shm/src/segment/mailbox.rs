@@ -146,6 +146,40 @@ pub struct LookupAnswer {
     /// Each step of the decision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<LookupSteps>,
+    /// What becomes of a packet that is for no service, where it is anybody's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// Whose a packet is that goes to no service.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Elsewhere {
+    /// What it is: `answer` (of a `nat` backend), `session` (an answer to a session of `full-nat`),
+    /// `no_session` (to an address that `full-nat` speaks from, but of no session), `other_port` (to a
+    /// VIP, but to no service there), `own` (to a port's own address).
+    pub kind: String,
+    /// The service of the backend that answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The backend that answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// The worker whose session it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<u32>,
+    /// The VIP that an answer leaves from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<SocketAddr>,
+    /// The client that it goes to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<SocketAddr>,
+    /// The port whose own address it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// The services of the VIP, with where they listen.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
 }
 
 /// How a packet is steered, step by step.
@@ -226,10 +260,11 @@ pub struct AffinityStep {
 pub struct SchedulerStep {
     /// The scheduler.
     pub scheduler: String,
-    /// The backend that it picks; absent where there is none, and with `round-robin`, whose turns
-    /// only the workers know.
+    /// The backend that it picks; absent where there is none, with `round-robin`, whose turns only
+    /// the workers know, and where a SYN's sequence number counts.
     pub pick: Option<String>,
-    /// How: `first`, `next` (the first holds as many flows as it may), `full`, `nobody`, `turn`.
+    /// How: `first`, `next` (the first holds as many flows as it may), `full`, `nobody`, `turn`,
+    /// `sequence`.
     pub choice: String,
     /// Backends that take new flows.
     pub members: u32,
