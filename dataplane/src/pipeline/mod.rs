@@ -27,6 +27,7 @@ mod quick;
 mod read;
 mod rewrite;
 mod sessions;
+mod states;
 mod steer;
 mod tap;
 

@@ -16,65 +16,18 @@
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
 use weir_engine::cpu::Width;
-use weir_engine::wire::{protocol, tcp::flags};
+use weir_engine::wire::tcp::flags;
 use weir_shm::counters::{self, DropReason};
 
 use super::BURST;
 use super::choose::{Asking, Chooser};
 use super::lane::{Lane, Places, Verdict};
 use super::quick::Quick;
+use super::states::{TURNING, first_state, is_mid_stream, is_opening, next_state};
 use crate::conntrack::{Conntrack, Details, Held, Inserted, Lines, State, Tick};
 use crate::parse::Packet;
 use crate::scheduler::Choice;
 use crate::service::{Backend, Service, Services, Takes};
-
-/// TCP flags that may change a flow's state.
-const TURNING: u8 = flags::SYN | flags::FIN | flags::RST;
-
-/// Whether the packet opens a TCP connection.
-#[inline]
-const fn is_opening(packet: &Packet) -> bool {
-    packet.tcp_flags & (flags::SYN | flags::ACK | flags::RST | flags::FIN) == flags::SYN
-}
-
-/// Whether the packet is of a TCP connection that was opened before, and is not itself its end.
-#[inline]
-const fn is_mid_stream(packet: &Packet) -> bool {
-    packet.protocol == protocol::TCP && packet.tcp_flags & (flags::SYN | flags::RST) == 0
-}
-
-/// The state of a flow that was not known before this packet.
-#[inline]
-const fn first_state(packet: &Packet) -> State {
-    if packet.protocol != protocol::TCP {
-        State::UdpNew
-    } else if is_opening(packet) {
-        State::Syn
-    } else if packet.tcp_flags & (flags::RST | flags::FIN) != 0 {
-        State::Closing
-    } else {
-        State::Loose
-    }
-}
-
-/// The state of a known flow after this packet. Only what the client sends is seen (RFC 9293,
-/// section 3.3.2, from one side): anything after the SYN establishes, FIN or RST closes, and
-/// nothing but a new SYN opens a closing flow again.
-#[inline]
-const fn next_state(state: State, packet: &Packet) -> State {
-    if packet.protocol != protocol::TCP {
-        State::Udp
-    } else if packet.tcp_flags & (flags::RST | flags::FIN) != 0 {
-        State::Closing
-    } else if is_opening(packet) {
-        state
-    } else {
-        match state {
-            State::Closing => State::Closing,
-            _ => State::Established,
-        }
-    }
-}
 
 /// Whether a client is to be noted anew for its flow's going on: when the clock has passed a multiple of
 /// two to the power of the backend's `pins` since the flow's last packet.
