@@ -188,7 +188,8 @@ impl Scheduler {
     }
 
     /// Hot for new flows: the backend for a flow at `point` (32 bits of the hash of the key). `turn`
-    /// is the worker's place in the service's sequence, which moves on when a turn is taken.
+    /// is the worker's place in the service's sequence, which moves on when a turn is taken; of a
+    /// table, where the worker looked for room last.
     #[inline]
     #[must_use]
     pub fn choose(&self, point: u32, turn: &mut u32, live: &impl Live) -> Choice {
@@ -229,7 +230,7 @@ impl Scheduler {
                 let first = table::entry(table, point);
                 (
                     first,
-                    table::next(table, point, self.members.len(), has_room),
+                    table::next(table, point, turn, self.members.len(), has_room),
                 )
             }
             How::Turns(sequence) => {

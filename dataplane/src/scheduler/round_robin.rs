@@ -10,8 +10,6 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::flow::scale;
-
 /// Turns of the longest cycle. Weights whose cycle would be longer are scaled down to it, which
 /// changes shares by less than a thousandth of the mean share.
 const LONGEST: u64 = 1 << 20;
@@ -105,8 +103,9 @@ pub fn peek(turns: &[u16], turn: u32) -> Option<u16> {
     turns.get(if at < turns.len() { at } else { 0 }).copied()
 }
 
-/// Takes the next turn of a member that `has_room`, passing over at most a thousand and as many as
-/// there are members.
+/// Takes the next turn of a member that `has_room`, passing over at most a thousand turns, and then looks
+/// at as many members. Where there are more, a flow may overlook room while nearly all are full; the
+/// next ones, which begin where this one ended, find it.
 #[inline]
 #[must_use]
 pub fn take(
@@ -124,7 +123,7 @@ pub fn take(
         }
     }
     // A heavy backend that is full hides light ones for long.
-    let from = scale(*turn, members as u32) as usize;
+    let from = *turn as usize % members.max(1);
     (0..members.min(1_024))
         .map(|step| ((from + step) % members.max(1)) as u16)
         .find(|place| has_room(*place))
@@ -193,6 +192,21 @@ mod tests {
                 let share = flows as f64 * f64::from(*weight) / f64::from(total);
                 prop_assert!((f64::from(*had) - share).abs() <= 1.0 + weights.len() as f64 / 2.0);
             }
+        }
+
+        #[test]
+        fn the_only_room_in_a_large_pool_is_found_after_a_few_flows(
+            members in 1usize..5_000, heavy in 1u32..40, roomy: prop::sample::Index, begin: u32,
+        ) {
+            // The first one's many turns come between those of the others.
+            let mut weights = vec![1; members];
+            weights[0] = heavy * 1_000;
+            let turns = turns(&weights);
+            let roomy = roomy.index(members) as u16;
+            let mut turn = begin % turns.len() as u32;
+            let mut flow = || take(&turns, &mut turn, members, |place| place == roomy);
+            let misses = (0..10).take_while(|_| flow().is_none()).count();
+            prop_assert!(misses < 10, "{misses}");
         }
 
         #[test]
