@@ -50,7 +50,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use weir_engine::cpu::{Baseline, Width};
 use weir_engine::memory::{CacheLine, HugeSlice, MemoryError, prefetch_write};
 
-pub use live::LiveFlows;
+pub use live::{LINES, LINES_ASLEEP, LiveFlows};
 pub use pass::{Counts, Pass};
 
 pub use entry::{Details, NO_BACKEND, Profile, Profiles, State, Tick};

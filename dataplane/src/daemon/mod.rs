@@ -37,7 +37,7 @@ use weir_engine::worker::{Worker, WorkerError};
 use weir_shm::counters as layout;
 
 use crate::config::{Config, Idle, Memory};
-use crate::conntrack::{Conntrack, ConntrackReader};
+use crate::conntrack::{self, Conntrack, ConntrackReader};
 use crate::control::neighbours::HELD_IN_ALL;
 use crate::control::{Control, PortFacts, Refusal};
 use crate::flow::{FlowHasher, HashKey};
@@ -50,8 +50,6 @@ use kernel::Taps;
 use operator::Operator;
 use worker::{Links, PortQueues};
 
-/// Lines of conntrack that a worker looks at in a round, where flows are counted.
-const SWEEP: u32 = 64;
 /// Descriptors of each receive and send queue.
 const DESCRIPTORS: u16 = 1_024;
 /// Frames that may wait between workers and the control core, each way.
@@ -244,7 +242,7 @@ fn balance(
         let pipeline = Pipeline::new(control.accepts(), hasher.clone(), conntrack, writer)
             .among(number, tables.clone())
             .with_gate(control.gate())
-            .with_sweep(SWEEP);
+            .with_sweep(conntrack::LINES);
         newest.extend(pipeline.newest());
         // The first worker also sends for the control core; the others get an empty queue.
         let from_control = from_control.take().unwrap_or_else(|| ring::ring(1).1);

@@ -18,7 +18,7 @@ use weir_shm::counters::{self, DropReason};
 
 use crate::adjacency::Neighbour;
 use crate::capture::Capture;
-use crate::conntrack::Tick;
+use crate::conntrack::{self, Tick};
 use crate::control::Outgoing;
 use crate::pipeline::{BURST, Pipeline, Sink, Snapshot};
 
@@ -341,7 +341,12 @@ impl Worker {
             self.pipeline.tick(now, &mut self.leaving);
         }
         if received == 0 {
-            self.pipeline.sweep(&snapshot.services, now);
+            let lines = if self.idle.next_sleep().is_zero() {
+                conntrack::LINES
+            } else {
+                conntrack::LINES_ASLEEP
+            };
+            self.pipeline.sweep_lines(&snapshot.services, now, lines);
         }
         if received > 0 {
             self.leaving.flush_all();

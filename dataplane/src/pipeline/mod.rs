@@ -179,8 +179,14 @@ impl<B: Buffer> Pipeline<B> {
     /// Each burst does; a worker that has none does it, too.
     #[inline]
     pub fn sweep(&mut self, services: &Services, now: Tick) {
+        self.sweep_lines(services, now, self.sweep);
+    }
+
+    /// As [`Pipeline::sweep`], over another number of lines at most.
+    #[inline]
+    pub fn sweep_lines(&mut self, services: &Services, now: Tick, lines: u32) {
         if services.counts_flows {
-            self.conntrack.sweep(now, &services.profiles, self.sweep);
+            self.conntrack.sweep(now, &services.profiles, lines);
         }
     }
 
