@@ -6,7 +6,9 @@
 //! | `performance/template.md`: the prose; `{{…}}` are filled in | hand |
 //! | `performance/reasons.toml`: why a goal is missed, and what was tried | hand |
 //! | `performance.md`, `performance/*.svg` | `make bench`, from all of the above |
+//! | `steering.md`, `quic.md`: the figures in them | `make bench`, from the records; the rest by hand |
 
+mod guides;
 mod page;
 mod plots;
 
@@ -46,7 +48,7 @@ struct Reasons {
     reason: Vec<Reason>,
 }
 
-/// Writes the page and its plots.
+/// Writes the page and its plots, and the figures that guides quote.
 ///
 /// # Errors
 /// When something cannot be read or written, or the template asks for what there is not.
@@ -62,5 +64,5 @@ pub fn write(docs: &Path) -> Result<(), Failure> {
     let plots = plots::draw(&book, &folder)?;
     let page = page::fill(&read("template.md")?, &book, &reasons.reason, &plots)?;
     std::fs::write(docs.join("performance.md"), page)?;
-    Ok(())
+    guides::write(docs, &book)
 }

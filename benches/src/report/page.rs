@@ -174,7 +174,7 @@ fn figure(letter: &str, book: &Book, reasons: &[Reason]) -> String {
 }
 
 /// A number as people read it: thousands apart, no digits that mean nothing.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     if value.abs() < 1_000.0 {
         return value.to_string();
     }
