@@ -1,4 +1,5 @@
-//! How a flow's state follows from its packets, as far as one side of it is seen.
+//! What a packet says of its flow, and how a flow's state follows from its packets, as far as one side
+//! of it is seen.
 
 use weir_engine::wire::{protocol, tcp::flags};
 
@@ -51,4 +52,12 @@ pub(super) const fn next_state(state: State, packet: &Packet) -> State {
             _ => State::Established,
         }
     }
+}
+
+/// The sequence number of a TCP segment.
+#[inline]
+pub(super) fn sequence(packet: &Packet, frame: &[u8]) -> u32 {
+    let at = usize::from(packet.transport) + 4;
+    let bytes = frame.get(at..).and_then(|rest| rest.first_chunk::<4>());
+    bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }

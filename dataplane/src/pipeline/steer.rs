@@ -23,9 +23,8 @@ use super::BURST;
 use super::choose::{Asking, Chooser};
 use super::lane::{Lane, Places, Verdict};
 use super::quick::Quick;
-use super::states::{TURNING, first_state, is_mid_stream, is_opening, next_state};
+use super::states::{TURNING, first_state, is_mid_stream, is_opening, next_state, sequence};
 use crate::conntrack::{Conntrack, Details, Held, Inserted, Lines, State, Tick};
-use crate::parse::Packet;
 use crate::scheduler::Choice;
 use crate::service::{Backend, Service, Services, Takes};
 
@@ -184,14 +183,6 @@ pub fn alone(
     lane: &mut Lane,
 ) {
     Steering::new(services, now, conntrack, chooser, counters).one(lane, frame);
-}
-
-/// The sequence number of a TCP segment.
-#[inline]
-fn sequence(packet: &Packet, frame: &[u8]) -> u32 {
-    let at = usize::from(packet.transport) + 4;
-    let bytes = frame.get(at..).and_then(|rest| rest.first_chunk::<4>());
-    bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
 /// What the second pass needs, and QUIC's.
