@@ -175,6 +175,27 @@ fn each_way_to_fail_is_found_in_time_and_named() {
 }
 
 #[test]
+fn a_silent_server_is_found_in_time_whatever_the_time_out() {
+    // A time-out as long as the interval outlives the moment at which the next check may come
+    // early; a longer one, every next check.
+    for timeout in [500, 1850, 1999, 2000, 3000] {
+        for manner in [Manner::Dead, Manner::Slow] {
+            let health = HTTP.replace("\"1s\"", &format!("\"{timeout}ms\""));
+            let mut world = World::new(&config("nat", "", &health), 8080, None);
+            world.run(5 * SECOND);
+            assert_eq!(world.states(), ["up", "up", "up"], "{:?}", world.events);
+            world.hosts[1].manner = manner.clone();
+            let took = world.until(1, BackendState::Down, 60 * SECOND);
+            let timeout = timeout * MILLI;
+            let most = 3 * timeout.max(2 * SECOND) + timeout + 5 * MILLI;
+            assert!(took <= most, "{manner:?}, {timeout}: {took}");
+            // One check at a time, so never before three of them had their time.
+            assert!(took > 3 * timeout, "{manner:?}, {timeout}: {took}");
+        }
+    }
+}
+
+#[test]
 fn a_server_that_lacks_the_vip_is_found_down_where_checks_go_to_the_vip() {
     let vip = Some("198.51.100.10".parse().unwrap());
     let mut world = World::new(&config("dsr-l2", "", HTTP), 80, vip);

@@ -6,7 +6,8 @@
 //!
 //! Checks are spread: the first ones over an interval, and each next one comes up to a tenth of the
 //! interval early, by chance, so that they never march in step. Never late: a backend that stops
-//! answering is down after at most `fall` intervals and one time-out.
+//! answering is down after at most `fall` intervals and one time-out. One check of a target is under
+//! way at a time: the next one, if due, begins as soon as it ends.
 //!
 //! No socket, clock or thread in here. What randomness there is comes from one seed.
 
@@ -116,6 +117,8 @@ struct Target {
     run: Option<u16>,
     /// When the next check is to begin.
     due: Nanos,
+    /// Whether that time came while a check was under way: the next begins when that one ends.
+    is_awaited: bool,
     checks: (u64, u64),
     last: Option<(Outcome, Nanos, Nanos)>,
 }
@@ -330,6 +333,7 @@ impl Checker {
             subjects: Vec::new(),
             run: None,
             due: 0,
+            is_awaited: false,
             checks: (0, 0),
             last: None,
         };
@@ -428,35 +432,41 @@ impl Checker {
         self.subjects.get_mut(service)?.get_mut(name)
     }
 
-    /// Begins a check that was due at `at`, and plans the next.
+    /// A check was due at `at`: it begins, or waits for the one before to end.
     fn check(&mut self, now: Nanos, at: Nanos, number: usize) {
-        let (Some(random), Some(Some(target))) =
-            (self.random.as_mut(), self.targets.get_mut(number))
-        else {
+        let Some(Some(target)) = self.targets.get_mut(number) else {
             return;
         };
         // A target that came in the place of another has timers of its own.
         if target.due != at {
             return;
         }
-        let interval = interval(&target.spec);
+        let run = target.run.and_then(|port| self.runs.get(&port));
+        // One whose connection only lingers is no longer in the way.
+        if run.is_some_and(|run| !run.is_over()) {
+            target.is_awaited = true;
+            return;
+        }
         // From when it was due, not from when it came about, unless weir fell far behind.
-        let from = if now.saturating_sub(at) > interval {
+        let from = if now.saturating_sub(at) > interval(&target.spec) {
             now
         } else {
             at
         };
+        self.begin(now, from, number);
+    }
+
+    /// Begins a check, and plans the next by what the time should be.
+    fn begin(&mut self, now: Nanos, from: Nanos, number: usize) {
+        let (Some(random), Some(Some(target))) =
+            (self.random.as_mut(), self.targets.get_mut(number))
+        else {
+            return;
+        };
+        let interval = interval(&target.spec);
         target.due = from + interval - random.u64(0..(interval / JITTER).max(1));
         self.timers
             .push(Reverse((target.due, Timer::Check(number))));
-        if let Some(port) = target.run {
-            // The one before is still under way: its connection only lingers, or its time-out is
-            // longer than the interval.
-            match self.runs.get(&port) {
-                Some(run) if !run.is_over() => return,
-                _ => {}
-            }
-        }
         let spec = Arc::clone(&target.spec);
         let Some(port) = self.free_port(spec.path.source) else {
             return;
@@ -576,6 +586,11 @@ impl Checker {
         }
         if let Some(outcome) = outcome {
             self.ended(now, number, started, &outcome);
+            if let Some(Some(target)) = self.targets.get_mut(number)
+                && std::mem::take(&mut target.is_awaited)
+            {
+                self.begin(now, now, number);
+            }
         }
     }
 
