@@ -196,6 +196,55 @@ fn a_silent_server_is_found_in_time_whatever_the_time_out() {
 }
 
 #[test]
+fn renewed_certificates_are_used_once_they_are_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    let other = include_str!("data/another-ca.pem");
+    let right = include_str!("data/ca.pem");
+    std::fs::write(&file, other).unwrap();
+    let tls = format!("ca = {file:?}, verify = true, server_name = \"localhost\"");
+    let health = format!(
+        "kind = \"https\"\ninterval = \"2s\"\ntimeout = \"1s\"\nfall = 1\nrise = 1\ntls = {{ {tls} }}\n"
+    );
+    let mut world = World::new(&config("nat", "", &health), 8080, None);
+    for host in &mut world.hosts {
+        host.manner = Manner::ServesTls("fine");
+    }
+    let renew = |world: &mut World| {
+        let pool = world.rig.control.pool().clone();
+        let files = world.rig.control.read_files(&pool)?;
+        world.rig.control.renew_files(files);
+        Ok::<_, String>(())
+    };
+    world.run(3 * SECOND);
+    assert_eq!(
+        world.states(),
+        ["fail-open"; 3],
+        "of an authority that is not trusted: {:?}",
+        world.events
+    );
+    std::fs::write(&file, right).unwrap();
+    world.run(3 * SECOND);
+    assert_eq!(world.states(), ["fail-open"; 3], "nobody read it again");
+    renew(&mut world).unwrap();
+    world.run(3 * SECOND);
+    assert_eq!(world.states(), ["up"; 3], "{:?}", world.events);
+    // A file that cannot be used is told, and what was read before stays in use.
+    std::fs::write(&file, "-----BEGIN NONSENSE-----").unwrap();
+    let told = renew(&mut world).unwrap_err();
+    assert!(
+        told.starts_with("service \"web\": health.tls: ") && told.contains("ca.pem"),
+        "{told}"
+    );
+    world.run(3 * SECOND);
+    assert_eq!(world.states(), ["up"; 3], "{:?}", world.events);
+    std::fs::write(&file, other).unwrap();
+    renew(&mut world).unwrap();
+    world.run(3 * SECOND);
+    assert_eq!(world.states(), ["fail-open"; 3], "{:?}", world.events);
+}
+
+#[test]
 fn a_server_that_lacks_the_vip_is_found_down_where_checks_go_to_the_vip() {
     let vip = Some("198.51.100.10".parse().unwrap());
     let mut world = World::new(&config("dsr-l2", "", HTTP), 80, vip);

@@ -13,8 +13,8 @@ use weir_shm::model::{Admin, Backend, HealthKind, OnDown, Pool, Service, percent
 use weir_shm::segment::directory::BackendState;
 use weir_shm::segment::event::EventKind;
 
-use super::health::Checker;
 use super::health::ramp::{Ramp, STEPS};
+use super::health::{Checker, Identities};
 use super::neighbours::Nanos;
 use super::path_mtu::Told;
 use super::standing::{Facts, Standings, takes_new_flows};
@@ -157,9 +157,17 @@ impl<S: BufferSource> Control<S> {
         Ok(())
     }
 
-    /// Reads files that checks need anew with the next pool.
-    pub fn forget_files(&mut self) {
-        self.checker.forget_files();
+    /// Reads all files that checks of a pool need, which may have been renewed; nothing changes yet.
+    ///
+    /// # Errors
+    /// Which of them cannot be used, and why.
+    pub fn read_files(&self, pool: &Pool) -> Result<Identities, String> {
+        self.checker.read_again(pool)
+    }
+
+    /// Checks with files that were read for the pool in force.
+    pub fn renew_files(&mut self, identities: Identities) {
+        self.checker.renew(identities);
     }
 
     /// Puts a pool in force as `generation`.

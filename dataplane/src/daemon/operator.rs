@@ -513,11 +513,14 @@ impl Operator {
             );
             self.tell(EventKind::Warning, &text);
         }
+        // Certificates may have been renewed under the same names, in a pool that is the same.
+        let files = match running.control.read_files(&pool) {
+            Ok(files) => files,
+            Err(reason) => return Answer::Refused { reason },
+        };
         let changes = Difference::between(running.control.pool(), &pool).lines();
         let mut generation = None;
         if !changes.is_empty() {
-            // Certificates may have been renewed under the same names.
-            running.control.forget_files();
             let committed = match self.server.commit(&pool) {
                 Ok(committed) => committed,
                 Err(error) => {
@@ -535,6 +538,7 @@ impl Operator {
             }
             generation = Some(committed);
         }
+        running.control.renew_files(files);
         Answer::Reloaded {
             generation,
             changes,

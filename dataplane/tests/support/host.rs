@@ -2,19 +2,29 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a helper that cannot go on fails its test
 
 use std::collections::VecDeque;
+use std::io::{Read, Write};
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
+/// What a host that speaks TLS shows; `ca.pem` has it as its own authority.
+const CERTIFICATE: &[u8] = include_bytes!("../../../e2e/data/quic.cert.der");
+const KEY: &[u8] = include_bytes!("../../../e2e/data/quic.key.der");
+
 /// How a host behaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Manner {
     /// Answers HTTP with this page.
     Serves(&'static str),
+    /// The same within TLS.
+    ServesTls(&'static str),
     /// Listens on nothing.
     Refuses,
     /// Accepts connections and says nothing.
@@ -34,6 +44,8 @@ pub struct Host {
     stack: Interface,
     sockets: SocketSet<'static>,
     listeners: Vec<SocketHandle>,
+    /// The TLS of each listener's connection.
+    sessions: Vec<Option<ServerConnection>>,
     link: Link,
 }
 
@@ -58,12 +70,14 @@ impl Host {
             stack,
             sockets: SocketSet::new(Vec::new()),
             listeners: Vec::new(),
+            sessions: Vec::new(),
             link,
         };
         for _ in 0..8 {
             let buffer = || SocketBuffer::new(vec![0; 4096]);
             host.listeners
                 .push(host.sockets.add(Socket::new(buffer(), buffer())));
+            host.sessions.push(None);
         }
         host
     }
@@ -93,19 +107,17 @@ impl Host {
             }
         }
         self.stack.poll(instant, &mut self.link, &mut self.sockets);
-        for handle in &self.listeners {
+        for (handle, session) in self.listeners.iter().zip(&mut self.sessions) {
             let socket = self.sockets.get_mut::<Socket<'_>>(*handle);
-            if let Manner::Serves(page) = self.manner
+            if let Manner::ServesTls(page) = self.manner {
+                self.accepted += usize::from(serve_tls(socket, session, page));
+            } else if let Manner::Serves(page) = self.manner
                 && socket.can_recv()
             {
                 let asked = socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap();
                 if asked.ends_with(b"\r\n\r\n") {
                     self.accepted += 1;
-                    let answer = format!(
-                        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{page}",
-                        page.len()
-                    );
-                    socket.send_slice(answer.as_bytes()).unwrap();
+                    socket.send_slice(answer(page).as_bytes()).unwrap();
                     socket.close();
                 }
             } else if socket.state() == State::CloseWait {
@@ -115,6 +127,57 @@ impl Host {
         self.stack.poll(instant, &mut self.link, &mut self.sockets);
         std::mem::take(&mut self.link.leaving)
     }
+}
+
+fn answer(page: &str) -> String {
+    let length = page.len();
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{page}")
+}
+
+/// Goes on with a connection over TLS; whether its request was answered.
+fn serve_tls(socket: &mut Socket<'_>, session: &mut Option<ServerConnection>, page: &str) -> bool {
+    if socket.state() == State::Listen {
+        *session = None;
+    }
+    let mut answered = false;
+    if socket.can_recv() {
+        let session = session.get_or_insert_with(|| {
+            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(KEY));
+            let chain = vec![CertificateDer::from(CERTIFICATE)];
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+                .unwrap();
+            ServerConnection::new(Arc::new(config)).unwrap()
+        });
+        let bytes = socket.recv(|bytes| (bytes.len(), bytes.to_vec())).unwrap();
+        let _ = session.read_tls(&mut bytes.as_slice());
+        // What the peer broke off is over.
+        if session.process_new_packets().is_err() {
+            socket.close();
+            return false;
+        }
+        let mut asked = Vec::new();
+        let _ = session.reader().read_to_end(&mut asked);
+        answered = asked.ends_with(b"\r\n\r\n");
+        if answered {
+            session.writer().write_all(answer(page).as_bytes()).unwrap();
+            session.send_close_notify();
+        }
+        let mut leaving = Vec::new();
+        while session.wants_write() {
+            session.write_tls(&mut leaving).unwrap();
+        }
+        // A peer that has gone hears no more.
+        let _ = socket.send_slice(&leaving);
+    }
+    if answered || socket.state() == State::CloseWait {
+        socket.close();
+    }
+    answered
 }
 
 #[derive(Default)]

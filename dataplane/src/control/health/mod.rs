@@ -125,6 +125,10 @@ struct Target {
 
 type Key = (PathKey, Health);
 
+/// What was read from the files that checks name.
+#[derive(Debug, Default)]
+pub struct Identities(HashMap<Tls, Identity>);
+
 #[derive(Debug)]
 struct Subject {
     judge: Judge,
@@ -146,7 +150,7 @@ pub struct Checker {
     ports: RangeInclusive<u16>,
     /// Without a seed nothing is checked, and everything counts as up.
     random: Option<fastrand::Rng>,
-    identities: HashMap<Tls, Identity>,
+    identities: Identities,
     targets: Vec<Option<Target>>,
     free: Vec<usize>,
     by_key: HashMap<Key, usize>,
@@ -176,7 +180,7 @@ impl Checker {
         Self {
             random,
             ports,
-            identities: HashMap::new(),
+            identities: Identities::default(),
             targets: Vec::new(),
             free: Vec::new(),
             by_key: HashMap::new(),
@@ -194,30 +198,45 @@ impl Checker {
         }
     }
 
-    /// Reads the files that a pool's checks name.
+    /// Reads the files that a pool's checks name, those that were not read before.
     ///
     /// # Errors
     /// Which of them cannot be used, and why.
     pub fn prepare(&mut self, pool: &Pool) -> Result<(), String> {
-        if self.random.is_none() {
-            return Ok(());
-        }
-        let secured = |service: &&Service| service.health.kind == HealthKind::Https;
-        for service in pool.services.iter().filter(secured) {
-            let tls = &service.health.tls;
-            if !self.identities.contains_key(tls) {
-                let identity = Identity::load(tls).map_err(|reason| {
-                    format!("service \"{}\": health.tls: {reason}", service.name)
-                })?;
-                self.identities.insert(tls.clone(), identity);
-            }
+        if self.random.is_some() {
+            read_files(pool, &mut self.identities.0)?;
         }
         Ok(())
     }
 
-    /// Forgets files that were read, so that new ones in their place are read.
-    pub fn forget_files(&mut self) {
-        self.identities.clear();
+    /// Reads all files that a pool's checks name, also those that were read before: they may have
+    /// been renewed under the same names.
+    ///
+    /// # Errors
+    /// Which of them cannot be used, and why.
+    pub fn read_again(&self, pool: &Pool) -> Result<Identities, String> {
+        let mut identities = Identities::default();
+        if self.random.is_some() {
+            read_files(pool, &mut identities.0)?;
+        }
+        Ok(identities)
+    }
+
+    /// Checks with files that were read again, from the next check of each target on.
+    pub fn renew(&mut self, identities: Identities) {
+        self.identities = identities;
+        for target in self.targets.iter_mut().flatten() {
+            let Some(identity) = self.identities.0.get(&target.spec.health.tls) else {
+                continue;
+            };
+            if target.spec.identity.is_some() {
+                target.spec = Arc::new(Spec {
+                    path: target.spec.path.clone(),
+                    health: target.spec.health.clone(),
+                    identity: Some(identity.clone()),
+                });
+            }
+        }
     }
 
     /// Follows a change of the pool. Backends that are new to a service which was checked before
@@ -324,7 +343,7 @@ impl Checker {
         }
         let spec = Arc::new(Spec {
             path,
-            identity: self.identities.get(&health.tls).cloned(),
+            identity: self.identities.0.get(&health.tls).cloned(),
             health,
         });
         let target = Target {
@@ -756,6 +775,20 @@ impl Target {
             self.subjects.push(who);
         }
     }
+}
+
+/// Reads the files that a pool's checks name, but for those that are known.
+fn read_files(pool: &Pool, known: &mut HashMap<Tls, Identity>) -> Result<(), String> {
+    let secured = |service: &&Service| service.health.kind == HealthKind::Https;
+    for service in pool.services.iter().filter(secured) {
+        let tls = &service.health.tls;
+        if !known.contains_key(tls) {
+            let identity = Identity::load(tls)
+                .map_err(|reason| format!("service \"{}\": health.tls: {reason}", service.name))?;
+            known.insert(tls.clone(), identity);
+        }
+    }
+    Ok(())
 }
 
 fn interval(spec: &Spec) -> Nanos {
