@@ -297,6 +297,50 @@ fn below_min_healthy_the_pool_fails_open_and_both_edges_are_told() {
 }
 
 #[test]
+fn edges_of_failing_open_that_an_operator_causes_are_told_too() {
+    let health = "kind = \"none\"\n";
+    let mut world = World::new(&config("nat", "min_healthy = 0.5\n", health), 8080, None);
+    world.run(MILLI);
+    // One line for each edge, none for what is no edge.
+    for (command, edge) in [
+        ("backend force web 10.0.0.11:8080 down", ""),
+        (
+            "backend force web 10.0.0.12:8080 down",
+            "web: 33.3% of weight is healthy, less than 50%; it fails open",
+        ),
+        ("backend weight web 10.0.0.12:8080 2", ""),
+        (
+            "backend weight web 10.0.0.13:8080 3",
+            "web: 50% of weight is healthy; it no longer fails open",
+        ),
+        (
+            "backend remove web 10.0.0.13:8080",
+            "web: 0% of weight is healthy, less than 50%; it fails open",
+        ),
+        ("backend disable web 10.0.0.11:8080", ""),
+        (
+            "backend disable web 10.0.0.12:8080",
+            "web: no backend may take new flows; it no longer fails open",
+        ),
+        (
+            "backend enable web 10.0.0.12:8080",
+            "web: 0% of weight is healthy, less than 50%; it fails open",
+        ),
+        (
+            "backend force web 10.0.0.12:8080 auto",
+            "web: 100% of weight is healthy; it no longer fails open",
+        ),
+    ] {
+        world.events.clear();
+        world.rig.command(command);
+        world.run(MILLI);
+        let told: Vec<&str> = world.events.iter().map(|(_, text)| text.as_str()).collect();
+        let edge = Some(edge).filter(|edge| !edge.is_empty());
+        assert_eq!(told, edge.into_iter().collect::<Vec<_>>(), "{command}");
+    }
+}
+
+#[test]
 fn a_recovered_server_starts_slowly() {
     let mut world = World::new(&config("nat", "slow_start = \"90s\"\n", HTTP), 8080, None);
     world.run(3 * SECOND);

@@ -216,6 +216,7 @@ impl<S: BufferSource> Control<S> {
             self.ramps = ramps;
             return Err(refusal);
         }
+        self.tell_of_edges(&pool, &standings);
         self.pool = pool;
         self.standings = standings;
         self.drains = drains;
@@ -421,7 +422,7 @@ impl<S: BufferSource> Control<S> {
             let stands =
                 self.standings_of_service(now, &service, Some((&service, &stood)), &drained);
             self.drained = drained;
-            self.tell_of_failing_open(&service, &stood, &stands);
+            self.tell_of_failing_open(&service, stood.fails_open, &stands);
             if let Some(entry) = standings.get_mut(place) {
                 *entry = stands;
             }
@@ -469,13 +470,29 @@ impl<S: BufferSource> Control<S> {
         (self.pool, self.standings) = (pool, standings);
     }
 
-    fn tell_of_failing_open(&mut self, service: &Service, stood: &Standings, stands: &Standings) {
-        if stood.fails_open == stands.fails_open {
+    /// Tells which services begin to fail open, or no longer do, with a pool that an operator made.
+    fn tell_of_edges(&mut self, pool: &Pool, standings: &[Standings]) {
+        let pairs = self.pool.services.iter().zip(&self.standings);
+        let did: HashSet<String> = pairs
+            .filter(|(_, stood)| stood.fails_open)
+            .map(|(service, _)| service.name.clone())
+            .collect();
+        for (service, stands) in pool.services.iter().zip(standings) {
+            self.tell_of_failing_open(service, did.contains(&service.name), stands);
+        }
+    }
+
+    /// Tells when a service begins to fail open or, if it `did`, no longer does.
+    fn tell_of_failing_open(&mut self, service: &Service, did: bool, stands: &Standings) {
+        if did == stands.fails_open {
             return;
         }
         let name = &service.name;
         let healthy = percent(stands.healthy);
         let text = match (stands.fails_open, service.min_healthy) {
+            (false, _) if !service.backends.iter().any(takes_new_flows) => {
+                format!("{name}: no backend may take new flows; it no longer fails open")
+            }
             (true, 0) => format!("{name}: all backends are down; it fails open"),
             (true, least) => format!(
                 "{name}: {healthy} of weight is healthy, less than {}; it fails open",
