@@ -496,6 +496,13 @@ impl Services {
             .filter(|backend| backend.service == service && backend.takes > Takes::Reset)
     }
 
+    /// Whether the flows that this backend of a service had are reset.
+    #[must_use]
+    pub fn resets(&self, service: u32, number: u32) -> bool {
+        let backend = self.backends.get(number as usize);
+        backend.is_some_and(|backend| backend.service == service && backend.takes == Takes::Reset)
+    }
+
     /// The place of the service that answers for a VIP where there is no port to tell.
     #[must_use]
     pub fn at_vip(&self, version: Version, address: Addr) -> Option<u32> {

@@ -187,31 +187,51 @@ fn pattern(len: usize, step: usize) -> Vec<u8> {
     (0..len).map(|at| (at * step / 7) as u8).collect()
 }
 
-/// Plays a whole connection; gives what the server got, and the lab.
-fn connection(v6: (bool, bool), how: &str, path: Path, up: usize, down: usize) -> (Vec<u8>, Lab) {
+/// A client and its VIP.
+fn ends(v6: bool) -> (SocketAddr, SocketAddr) {
+    let (client, vip) = if v6 {
+        ("[2001:db8:c::5]:4000", "[2001:db8:f::10]:80")
+    } else {
+        ("203.0.113.5:4000", "198.51.100.10:80")
+    };
+    (client.parse().unwrap(), vip.parse().unwrap())
+}
+
+/// What the server gets before the client's first byte.
+fn header(v6: bool, how: &str) -> Vec<u8> {
+    let (client, vip) = ends(v6);
+    match how {
+        "proxy-v2" => proxy_header(client, vip),
+        _ => Vec::new(),
+    }
+}
+
+/// A client that is about to send `up` bytes, and a server that is about to send `down`.
+fn lab(v6: (bool, bool), how: &str, path: Path, up: usize, down: usize) -> Lab {
     let pick = |six: bool, v6: &str, v4: &str| -> SocketAddr {
         if six { v6 } else { v4 }.parse().unwrap()
     };
-    let client = pick(v6.0, "[2001:db8:c::5]:4000", "203.0.113.5:4000");
-    let vip = pick(v6.0, "[2001:db8:f::10]:80", "198.51.100.10:80");
+    let (client, vip) = ends(v6.0);
     let backend = pick(v6.1, "[2001:db8:a::11]:8080", "10.0.0.11:8080");
     let gateway = pick(v6.0, "[2001:db8:c::1]:1", "203.0.113.1:1").ip();
     let lan = pick(v6.1, "[2001:db8:a::1]:1", "10.0.0.1:1").ip();
-    let header = if how == "proxy-v2" {
-        proxy_header(client, vip)
-    } else {
-        Vec::new()
-    };
-    let mut lab = Lab {
+    let closes_after = header(v6.0, how).len() + up;
+    Lab {
         rig: Rig::new(&config(vip, backend, how)),
         client: Stack::client(client, gateway, vip, pattern(up, 3), down),
-        server: Stack::server(backend, lan, pattern(down, 5), header.len() + up),
+        server: Stack::server(backend, lan, pattern(down, 5), closes_after),
         path,
         state: path.seed | 1,
         on_the_way: BTreeMap::new(),
         number: 0,
         to_backend: Vec::new(),
-    };
+    }
+}
+
+/// Plays a whole connection; gives what the server got, and the lab.
+fn connection(v6: (bool, bool), how: &str, path: Path, up: usize, down: usize) -> (Vec<u8>, Lab) {
+    let header = header(v6.0, how);
+    let mut lab = lab(v6, how, path, up, down);
     let mut now = 0;
     let whole = |lab: &Lab| {
         lab.client.received.len() >= down && lab.server.received.len() >= header.len() + up
@@ -311,5 +331,37 @@ fn toa_stands_in_the_handshakes_ack_and_the_first_data_and_nowhere_else() {
         assert!(told[first_data]);
         assert_eq!(told.iter().filter(|told| **told).count(), 2, "{told:?}");
         assert_eq!(lab.rig.count(layout::TOA_NO_ROOM), 0);
+    }
+}
+
+/// The numbers of a session with a PROXY header differ on both sides; a reset counts as the client
+/// does, or a host of another author would not believe it.
+#[test]
+fn a_client_believes_the_reset_that_it_gets_when_its_backend_is_gone() {
+    for v6 in [(false, false), (false, true), (true, false), (true, true)] {
+        for how in ["none", "proxy-v2", "toa"] {
+            let mut lab = lab(v6, how, CLEAN, 300_000, 300_000);
+            let mut pool = lab.rig.control.pool().clone();
+            pool.services[0].on_down = weir_shm::model::OnDown::Reset;
+            let backend = &pool.services[0].backends[0];
+            let mut other = backend.clone();
+            let own = backend.name(&pool.services[0]);
+            other.port = 8081;
+            pool.services[0].backends.push(other);
+            let mut now = 0;
+            while lab.server.received.len() < 100_000 {
+                lab.step(now);
+                now += 2;
+            }
+            lab.rig.control.apply(lab.rig.now, 8, pool).unwrap();
+            lab.rig.command(&format!("backend force web {own} down"));
+            while !lab.client.is_done() {
+                assert!(now < 60_000, "{v6:?} {how}");
+                lab.step(now);
+                now += 2;
+            }
+            assert!(lab.client.received.len() < 300_000);
+            assert!(lab.rig.count(layout::RESETS) > 0);
+        }
     }
 }

@@ -13,6 +13,7 @@ use weir_shm::counters::{self, DropReason};
 use super::lane::{Lane, Places, Verdict};
 use super::look_up;
 use super::quick::Quick;
+use super::steer::is_mid_stream;
 use crate::address::Version;
 use crate::conntrack::Tick;
 use crate::forward::{Mode, telling};
@@ -141,7 +142,7 @@ pub fn all<B: Buffer>(
     }
 }
 
-/// One packet whose backend is chosen: its session, or a new one, or a refusal.
+/// One packet whose backend is chosen, or that is to be reset: its session, or a new one, or a refusal.
 #[cold]
 pub fn alone(
     services: &Services,
@@ -162,7 +163,11 @@ pub fn alone(
             now,
             counters,
         };
-        finding.client(frame, lane);
+        if lane.verdict == Verdict::Reset {
+            finding.spare(frame, lane);
+        } else {
+            finding.client(frame, lane);
+        }
     }
 }
 
@@ -243,10 +248,8 @@ impl<'a> Finding<'a> {
     /// takes new ones: a session knows better.
     #[cold]
     fn spare(&self, frame: &[u8], lane: &mut Lane) {
-        let Some(session) = self.table.find(lane.hash) else {
-            return;
-        };
-        let Some(record) = self.table.record(session) else {
+        lane.session = self.table.find(lane.hash).unwrap_or(NOBODY);
+        let Some(record) = self.table.record(lane.session) else {
             return;
         };
         let number = record.backend_number();
@@ -254,11 +257,32 @@ impl<'a> Finding<'a> {
             && !begins_anew(frame, &lane.packet, record)
             && self.services.keeps(lane.service, number).is_some()
         {
-            (lane.session, lane.backend) = (session, number);
+            lane.backend = number;
             lane.verdict = Verdict::Session;
             let flags = lane.packet.tcp_flags;
-            self.table.heard_client(session, record, flags, self.now);
+            self.table
+                .heard_client(lane.session, record, flags, self.now);
+        } else if self.is_reset(lane) {
+            lane.verdict = Verdict::Reset;
         }
+    }
+
+    /// Whether a packet's session has lost its backend, and its service resets what that had. Such a
+    /// session is closed by it, and keeps its place for a while: the client may ask again.
+    #[cold]
+    fn is_reset(&self, lane: &Lane) -> bool {
+        let Some(record) = self.table.record(lane.session) else {
+            return false;
+        };
+        let number = record.backend_number();
+        let is_reset = is_mid_stream(&lane.packet)
+            && record.is_live(self.now)
+            && self.services.resets(lane.service, number);
+        if is_reset {
+            self.table
+                .heard_client(lane.session, record, flags::RST, self.now);
+        }
+        is_reset
     }
 
     /// Whether a packet goes on with the session that its flow has.
@@ -293,6 +317,10 @@ impl<'a> Finding<'a> {
             return;
         }
         if lane.session != NOBODY {
+            if self.is_reset(lane) {
+                lane.verdict = Verdict::Reset;
+                return;
+            }
             self.table.close(self.sessions, lane.session, self.now);
         }
         match self.opened(frame, lane) {

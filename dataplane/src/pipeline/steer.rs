@@ -26,7 +26,7 @@ use super::quick::Quick;
 use super::states::{TURNING, first_state, is_mid_stream, is_opening, next_state, sequence};
 use crate::conntrack::{Conntrack, Details, Held, Inserted, Lines, State, Tick};
 use crate::scheduler::Choice;
-use crate::service::{Backend, Service, Services, Takes};
+use crate::service::{Backend, Service, Services};
 
 /// Whether a client is to be noted anew for its flow's going on: when the clock has passed a multiple of
 /// two to the power of the backend's `pins` since the flow's last packet.
@@ -273,11 +273,7 @@ impl<'a> Steering<'a> {
     /// steered anew.
     #[cold]
     fn is_reset(&self, lane: &Lane, number: u32) -> bool {
-        let backend = self.services.backends.get(number as usize);
-        is_mid_stream(&lane.packet)
-            && backend.is_some_and(|backend| {
-                backend.service == lane.service && backend.takes == Takes::Reset
-            })
+        is_mid_stream(&lane.packet) && self.services.resets(lane.service, number)
     }
 
     /// The scheduler's choice for a flow, or what becomes of a packet without one. A flow may take the

@@ -247,7 +247,7 @@ impl Forwarding {
     /// Whether answers come back through weir, so that it sees both sides of a connection.
     #[must_use]
     pub const fn sees_answers(self) -> bool {
-        matches!(self, Self::Nat)
+        matches!(self, Self::Nat | Self::FullNat)
     }
 
     /// Whether a backend's port may differ from the service's.

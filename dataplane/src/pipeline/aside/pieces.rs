@@ -218,9 +218,13 @@ impl<B: Buffer> Aside<'_, B> {
                         Some(held) => self.of_session(frame, piece, packet, held),
                         None => match lane.verdict {
                             Verdict::Drop(reason) => (Outcome::Drop(reason), None),
+                            Verdict::Reset => (self.reset(frame, packet), None),
                             _ => (Outcome::Drop(DropReason::NoSession), None),
                         },
                     };
+                }
+                if lane.verdict == Verdict::Reset {
+                    return (self.reset(frame, packet), None);
                 }
                 let decision = Decision {
                     way: Way::ToBackend,
