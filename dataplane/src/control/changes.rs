@@ -153,7 +153,7 @@ impl<S: BufferSource> Control<S> {
         self.checker.prepare(&self.pool).map_err(Refusal::Invalid)?;
         let nothing = Pool::default();
         self.checker.follow(now, &self.config, &nothing, &self.pool);
-        self.watch_backends();
+        self.watch_from_nothing();
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Passive signs of a backend's health: connections of clients that it refuses.
 //!
-//! Where weir sees the answers, workers count the resets that answer a SYN. Each counts as a failed
-//! check, so that a dead server stops getting new flows before its next check. Only a check brings it
+//! Where weir sees the answers, workers count the resets that answer a SYN, and the ICMP errors that
+//! say of one that it did not arrive. Each counts as a failed check, so that a dead server stops getting new flows before its next check. Only a check brings it
 //! back, so only backends that are checked are watched.
 //!
 //! A server may refuse one client and serve all others; such refusals must not take it down for
@@ -19,14 +19,23 @@ use super::{Control, Nanos, Who};
 pub(super) struct Watched {
     number: u32,
     who: Who,
-    /// Refusals and new flows when they were last looked at.
-    seen: (u64, u64),
+    /// Refusals and new flows when they were last looked at; `None` before the first look, as what
+    /// a backend's numbers had come to by then is not of its watch.
+    seen: Option<(u64, u64)>,
 }
 
 impl<S: BufferSource> Control<S> {
+    /// Watches the backends that the pool in force has now, those of the first pool from nothing on.
+    pub(super) fn watch_from_nothing(&mut self) {
+        self.watch_backends();
+        for watched in &mut self.watched {
+            watched.seen = Some((0, 0));
+        }
+    }
+
     /// Watches the backends that the pool in force has now.
     pub(super) fn watch_backends(&mut self) {
-        let before: HashMap<u32, (u64, u64)> = self
+        let before: HashMap<u32, Option<(u64, u64)>> = self
             .watched
             .iter()
             .map(|watched| (watched.number, watched.seen))
@@ -51,7 +60,9 @@ impl<S: BufferSource> Control<S> {
     pub fn look_at_refusals(&mut self, now: Nanos, totals: impl Fn(u32) -> (u64, u64)) {
         for watched in &mut self.watched {
             let (refused, opened) = totals(watched.number);
-            let (before, opened_before) = std::mem::replace(&mut watched.seen, (refused, opened));
+            let Some((before, opened_before)) = watched.seen.replace((refused, opened)) else {
+                continue;
+            };
             let news = refused.saturating_sub(before);
             if news > 0 && news * 2 >= opened.saturating_sub(opened_before) {
                 let (service, backend) = &watched.who;

@@ -7,11 +7,12 @@ use weir_shm::model::Ping;
 
 use super::Aside;
 use crate::address::Version;
+use crate::conntrack::State;
 use crate::flow::FlowHash;
 use crate::icmp_quote::{self, Kind, Message, Quote};
 use crate::parse::Packet;
 use crate::pipeline::rewrite::Outcome;
-use crate::service::Owner;
+use crate::service::{Backend, Owner};
 
 impl<B: Buffer> Aside<'_, B> {
     /// An ICMP message: an error goes where the packet that it quotes came from, a ping as its VIP's
@@ -85,30 +86,54 @@ impl<B: Buffer> Aside<'_, B> {
         }
     }
 
-    /// Counts that a client's SYN could not reach its backend, as a connection that was refused. That
-    /// a packet was too large says nothing of the backend.
+    /// Counts that a client's SYN could not reach its backend, as a connection that was refused.
     fn count_unreachable(&self, frame: &B, message: &Message, quote: &Quote, number: u32) {
-        const TOO_LARGE: u8 = 4;
-        let data = frame.data();
-        let icmp = data.get(usize::from(message.icmp)..);
-        let unreachable = match (message.version, icmp) {
-            (Version::V4, Some([3, code, ..])) => *code != TOO_LARGE,
-            (Version::V6, Some([1, ..])) => true,
-            _ => false,
+        let services = &*self.snapshot.services;
+        let Some(backend) = services.backends.get(number as usize) else {
+            return;
         };
-        let quoted = data.get(usize::from(quote.transport)..usize::from(quote.end));
-        let is_syn = quoted
-            .and_then(|segment| segment.get(13))
-            .is_some_and(|found| found & (flags::SYN | flags::ACK) == flags::SYN);
-        let backend = self.snapshot.services.backends.get(number as usize);
-        if let Some(backend) = backend
-            && unreachable
-            && is_syn
-            && quote.protocol == protocol::TCP
-        {
+        if quote.protocol != protocol::TCP || !is_unreachable(frame.data(), message) {
+            return;
+        }
+        let quoted = frame
+            .data()
+            .get(usize::from(quote.transport)..usize::from(quote.end));
+        let is_syn = match quoted.and_then(|segment| segment.get(13)) {
+            Some(found) => found & (flags::SYN | flags::ACK) == flags::SYN,
+            // No more than the eight bytes that RFC 792 asks for: what is known of the flow says.
+            None => self.is_opening(quote, message.version, backend),
+        };
+        if is_syn {
             let counter = backend.counters as usize + counters::REFUSED;
             self.counters.add(counter, 1);
         }
+    }
+
+    /// Whether all that is known of the flow that a packet to a backend of `nat` was of is its SYN.
+    fn is_opening(&self, quote: &Quote, version: Version, backend: &Backend) -> bool {
+        let services = &*self.snapshot.services;
+        let Some(service) = services.get(backend.service) else {
+            return false;
+        };
+        let port = match service.port {
+            [0, 0] => quote.destination_port(),
+            port => u16::from_be_bytes(port),
+        };
+        let sent = Packet {
+            version,
+            source: quote.source,
+            destination: service.vip,
+            ports: u32::from(quote.source_port().swap_bytes()) | u32::from(port.swap_bytes()) << 16,
+            protocol: quote.protocol,
+            ..Packet::default()
+        };
+        let hash = if service.by_address {
+            self.hasher.addresses(&sent)
+        } else {
+            self.hasher.packet(&sent)
+        };
+        self.details_of(hash)
+            .is_some_and(|details| details.state() == State::Syn)
     }
 
     /// About a packet to a backend of `full-nat`, from an address that it sends from.
@@ -184,6 +209,18 @@ impl<B: Buffer> Aside<'_, B> {
             }),
             None => Outcome::Drop(DropReason::PingRefused),
         }
+    }
+}
+
+/// Whether an error says that its packet could not arrive. That it was too large says nothing of
+/// whom it was sent to.
+pub(super) fn is_unreachable(data: &[u8], message: &Message) -> bool {
+    const TOO_LARGE: u8 = 4;
+    let icmp = data.get(usize::from(message.icmp)..);
+    match (message.version, icmp) {
+        (Version::V4, Some([3, code, ..])) => *code != TOO_LARGE,
+        (Version::V6, Some([1, ..])) => true,
+        _ => false,
     }
 }
 

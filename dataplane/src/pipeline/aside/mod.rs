@@ -209,6 +209,20 @@ impl<B: Buffer> Aside<'_, B> {
             })
     }
 
+    /// What any worker's conntrack knows of a flow, this worker's first.
+    fn details_of(&self, hash: FlowHash) -> Option<Details> {
+        let profiles = &self.snapshot.services.profiles;
+        let own = self.conntrack.find(hash, self.now, profiles);
+        let others = || {
+            let worker = self.kept.worker;
+            let mut others = (0u16..)
+                .zip(&self.kept.peers)
+                .filter(|(it, _)| *it != worker);
+            others.find_map(|(_, table)| table.find(hash, self.now, profiles))
+        };
+        own.map(|held| held.details()).or_else(others)
+    }
+
     /// As far as another worker's conntrack knows.
     fn backend_at_peer(&self, place: u32, hash: FlowHash) -> Option<u32> {
         let services = &*self.snapshot.services;

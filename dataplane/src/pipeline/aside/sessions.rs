@@ -10,6 +10,7 @@ use weir_engine::wire::protocol;
 use weir_shm::counters::{self, DropReason};
 
 use super::Aside;
+use super::errors::is_unreachable;
 use crate::address::Version;
 use crate::flow::FlowHash;
 use crate::forward::full_nat::{self, Ends};
@@ -18,6 +19,7 @@ use crate::icmp_family;
 use crate::icmp_quote::{self, Message, Quote, Translation};
 use crate::parse::Packet;
 use crate::pipeline::rewrite::{Outcome, leave_toward, mtu_toward};
+use crate::session::tcp::State;
 use crate::session::{Record, Sessions, Side, owner};
 
 /// Whose packet it is that does not fit its way.
@@ -97,6 +99,11 @@ impl<B: Buffer> Aside<'_, B> {
     ) -> Option<Outcome> {
         let (worker, session) = self.session_at(asked)?;
         let record = self.record(worker, session)?;
+        // That a client's SYN did not arrive counts as a connection that was refused.
+        if record.state() == State::Opening && is_unreachable(frame.data(), message) {
+            let backend = counters::backend_base(record.backend_number());
+            self.counters.add(backend + counters::REFUSED, 1);
+        }
         let (client, vip) = (record.client(), record.vip());
         let told = telling::pending(record);
         if client.version != packet.version {
