@@ -200,8 +200,8 @@ fn script_commands_are_carried_out_at_their_moments() {
     assert!(to_first(900, 1_000) > 10);
 }
 
-/// A connection that lasts two hours and is silent for longer and longer, beside others that begin
-/// every ten seconds.
+/// A connection that lasts two hours, beside others that begin every ten seconds. Silences are in
+/// `replay_silences`.
 fn two_hours(bench: &Bench) {
     let mut frames = Vec::new();
     let client = "192.0.2.99:1000";
