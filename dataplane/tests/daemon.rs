@@ -16,6 +16,9 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use weir::replay::capture::CaptureWriter;
+use weir_shm::client::{Client, ClientError, Outcome};
+use weir_shm::segment::event::EventKind;
+use weir_shm::segment::mailbox::{Answer, Question};
 
 const CONFIG: &str = r#"
 [instance]
@@ -94,6 +97,12 @@ impl Weir {
             assert!(begin.elapsed() < LIMIT, "no {text:?} in:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Somebody who changes pools and looks at what runs, once it does.
+    fn client(&mut self) -> Client {
+        self.wait_for("ready");
+        Client::open(self.folder.path(), "lb1").unwrap()
     }
 
     fn end(&mut self) -> ExitStatus {
@@ -314,6 +323,117 @@ fn the_service_manager_hears_of_readiness_reloads_stuck_workers_and_the_end() {
     socket.await_text("STOPPING=1");
     let status = weir.end();
     assert!(status.success(), "{status}:\n{}", weir.log());
+}
+
+#[test]
+fn of_a_thousand_changes_in_a_row_none_is_lost_and_few_are_built() {
+    let mut weir = Weir::start(tempfile::tempdir().unwrap(), CONFIG, &[], &[]);
+    let clients = [weir.client(), weir.client()];
+    let before = clients[0].status().unwrap();
+    let mut last = 0;
+    for change in 0..1_000 {
+        // Each is an edit of its own, and adds to what was before: one that is lost is missed.
+        let mut edit = clients[change % 2].edit(LIMIT).unwrap();
+        let mut pool = edit.base().clone();
+        pool.services[0].backends[change % 2].weight += 1;
+        last = edit.commit(&pool).unwrap();
+    }
+    assert_eq!(last, before.generation + 1_000);
+    let edit = clients[0].edit(LIMIT).unwrap();
+    let outcome = edit.wait(last, LIMIT).unwrap();
+    assert_eq!(outcome, Outcome::Acknowledged { workers: 1 });
+    drop(edit);
+    let running = clients[0].running().unwrap().pool;
+    let backends = running.services[0].backends.iter();
+    let weights: Vec<u32> = backends.map(|backend| backend.weight).collect();
+    assert_eq!(weights, [501, 501]);
+    let after = clients[0].status().unwrap();
+    assert!(after.refusals.is_empty(), "{:?}", after.refusals);
+    let built = after.tables_built - before.tables_built;
+    assert!((1..500).contains(&built), "{built} of 1,000 were built");
+    stopped_in_order(&mut weir);
+}
+
+#[test]
+fn a_reload_that_is_refused_leaves_everything_as_it_was_and_is_told() {
+    let mut weir = Weir::start(tempfile::tempdir().unwrap(), CONFIG, &[], &[]);
+    let client = weir.client();
+    let file = weir.folder.path().join("lb1.toml");
+    let (was, generation) = (client.running().unwrap().pool, client.status().unwrap());
+    let third = "[[service.backend]]\naddress = \"192.0.2.13\"\n";
+    let secured = "[service.health]\nkind = \"https\"\n\
+                   tls = { verify = true, ca = \"/nowhere/ca.pem\" }\n";
+    let clash = CONFIG[CONFIG.find("[[service]]").unwrap()..].replace("\"web\"", "\"twin\"");
+    // What is broken: its form, its sense, a file that it names.
+    for (broken, why) in [
+        (format!("{CONFIG}{third}port ="), "lb1.toml:"),
+        (format!("{CONFIG}{third}{clash}"), "twin"),
+        (
+            format!("{CONFIG}{third}").replacen(
+                "[[service.backend]]",
+                &format!("{secured}[[service.backend]]"),
+                1,
+            ),
+            "/nowhere/ca.pem",
+        ),
+    ] {
+        std::fs::write(&file, &broken).unwrap();
+        let told = |client: &Client| {
+            let events = client.events(0).unwrap().into_iter();
+            let refused = events.filter(|event| event.kind == EventKind::Refused);
+            refused
+                .filter(|event| {
+                    event.text.starts_with("reload refused: ") && event.text.contains(why)
+                })
+                .count()
+        };
+        // As `weirctl reload` asks, which ends with 1 by this answer.
+        let Err(ClientError::Refused(reason)) = client.ask(&Question::Reload, LIMIT) else {
+            panic!("{why} is not refused")
+        };
+        assert!(reason.contains(why), "{reason}");
+        assert_eq!(told(&client), 1, "{why}");
+        weir.signal(Signal::SIGHUP);
+        let begin = Instant::now();
+        while told(&client) < 2 {
+            assert!(begin.elapsed() < LIMIT, "{}", weir.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(client.running().unwrap().pool, was);
+        assert_eq!(client.status().unwrap().generation, generation.generation);
+    }
+    // Once it is mended, the next one does it.
+    std::fs::write(&file, format!("{CONFIG}{third}")).unwrap();
+    let answer = client.ask(&Question::Reload, LIMIT).unwrap();
+    assert!(matches!(answer, Answer::Reloaded { .. }), "{answer:?}");
+    assert_eq!(client.running().unwrap().pool.services[0].backends.len(), 3);
+    stopped_in_order(&mut weir);
+}
+
+#[test]
+fn a_reload_reads_the_files_of_checks_again_though_nothing_else_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, include_str!("data/ca.pem")).unwrap();
+    let secured = format!(
+        "[service.health]\nkind = \"https\"\ntls = {{ verify = true, ca = {ca:?} }}\n\
+         [[service.backend]]"
+    );
+    let config = CONFIG.replacen("[[service.backend]]", &secured, 1);
+    let mut weir = Weir::start(folder, &config, &[], &[]);
+    let client = weir.client();
+    let reload = || match client.ask(&Question::Reload, LIMIT) {
+        Ok(Answer::Reloaded { changes, .. }) => Ok(changes),
+        Err(ClientError::Refused(reason)) => Err(reason),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(reload(), Ok(Vec::new()));
+    std::fs::write(&ca, "nothing of the kind").unwrap();
+    let reason = reload().unwrap_err();
+    assert!(reason.contains("ca.pem"), "{reason}");
+    std::fs::write(&ca, include_str!("data/another-ca.pem")).unwrap();
+    assert_eq!(reload(), Ok(Vec::new()));
+    stopped_in_order(&mut weir);
 }
 
 #[test]

@@ -481,9 +481,7 @@ impl Operator {
             Err(error) => self.note(Err(error)),
         }
         running.reload.store(false, Ordering::Release);
-        if let Answer::Refused { reason } = self.reload(running, now) {
-            self.tell(EventKind::Refused, &format!("reload refused: {reason}"));
-        }
+        self.reload(running, now);
         let ended = self.server.end_edit();
         self.note(ended);
     }
@@ -493,6 +491,9 @@ impl Operator {
         self.manager.reloading();
         let answer = self.read_again(running, now);
         self.manager.reloaded();
+        if let Answer::Refused { reason } = &answer {
+            self.tell(EventKind::Refused, &format!("reload refused: {reason}"));
+        }
         answer
     }
 
