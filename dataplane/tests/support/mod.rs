@@ -8,6 +8,7 @@ pub mod host;
 pub mod icmp;
 pub mod rig;
 pub mod workers;
+pub mod world;
 
 use std::net::{IpAddr, SocketAddr};
 
