@@ -4,7 +4,7 @@
 //! ask the same of the same backend share one. A *subject* is a backend of a service, which is judged
 //! by the results of its target, each service by its own `fall`, `rise` and flap settings.
 //!
-//! Checks are spread: the first ones over an interval, and each next one comes up to a tenth of the
+//! Checks are spread: the first ones over nearly an interval, and each next one comes up to a tenth of the
 //! interval early, by chance, so that they never march in step. Never late: a backend that stops
 //! answering is down after at most `fall` intervals and one time-out. One check of a target is under
 //! way at a time: the next one, if due, begins as soon as it ends.
@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_shm::duration;
-use weir_shm::model::{Admin, Backend, Flap, Health, HealthKind, Pool, Service, Tls};
+use weir_shm::model::{Admin, Backend, Flap, Health, HealthKind, Pool, Service};
 
 use crate::adjacency::Neighbour;
 use crate::config::Config;
@@ -42,7 +42,7 @@ pub use failure::{Failure, Outcome};
 pub use judge::{Change, Judge, Rules};
 use path::{Path, PathKey};
 use run::{Run, Spec};
-use tls::Identity;
+pub use tls::Identities;
 
 /// The ports that checks are sent from; below are those of services, which may be weir's own.
 pub const PORTS: RangeInclusive<u16> = 32_768..=65_535;
@@ -57,7 +57,7 @@ pub const PORTS_BESIDE_KERNEL: RangeInclusive<u16> = 61_000..=65_535;
 /// The part of an interval by which a check may come early.
 const JITTER: u64 = 10;
 /// From the first check of a new target to that of the next, at least: so many new targets that
-/// this would take longer than an interval are spread over one.
+/// this would take longer than an interval are spread over one, but for its last tenth.
 const SPREAD: Nanos = 10_000_000;
 
 /// From one look at a connection to the next, at least: what its stack's clock can tell apart.
@@ -124,10 +124,6 @@ struct Target {
 }
 
 type Key = (PathKey, Health);
-
-/// What was read from the files that checks name.
-#[derive(Debug, Default)]
-pub struct Identities(HashMap<Tls, Identity>);
 
 #[derive(Debug)]
 struct Subject {
@@ -204,7 +200,7 @@ impl Checker {
     /// Which of them cannot be used, and why.
     pub fn prepare(&mut self, pool: &Pool) -> Result<(), String> {
         if self.random.is_some() {
-            read_files(pool, &mut self.identities.0)?;
+            self.identities.read(pool)?;
         }
         Ok(())
     }
@@ -217,7 +213,7 @@ impl Checker {
     pub fn read_again(&self, pool: &Pool) -> Result<Identities, String> {
         let mut identities = Identities::default();
         if self.random.is_some() {
-            read_files(pool, &mut identities.0)?;
+            identities.read(pool)?;
         }
         Ok(identities)
     }
@@ -226,7 +222,7 @@ impl Checker {
     pub fn renew(&mut self, identities: Identities) {
         self.identities = identities;
         for target in self.targets.iter_mut().flatten() {
-            let Some(identity) = self.identities.0.get(&target.spec.health.tls) else {
+            let Some(identity) = self.identities.get(&target.spec.health.tls) else {
                 continue;
             };
             if target.spec.identity.is_some() {
@@ -343,7 +339,7 @@ impl Checker {
         }
         let spec = Arc::new(Spec {
             path,
-            identity: self.identities.0.get(&health.tls).cloned(),
+            identity: self.identities.get(&health.tls).cloned(),
             health,
         });
         let target = Target {
@@ -405,8 +401,8 @@ impl Checker {
             let Some(Some(target)) = self.targets.get_mut(*number) else {
                 continue;
             };
-            let interval = interval(&target.spec);
-            let room = interval.min(count.saturating_mul(SPREAD)).max(1);
+            let spread = spread(&target.spec);
+            let room = spread.min(count.saturating_mul(SPREAD)).max(1);
             let random = self.random.as_mut();
             target.due = now + random.map_or(0, |random| random.u64(0..room));
             let timer = (target.due, Timer::Check(*number));
@@ -466,24 +462,25 @@ impl Checker {
             target.is_awaited = true;
             return;
         }
-        // From when it was due, not from when it came about, unless weir fell far behind.
-        let from = if now.saturating_sub(at) > interval(&target.spec) {
-            now
-        } else {
-            at
-        };
-        self.begin(now, from, number);
+        self.begin(now, at, at, number);
     }
 
-    /// Begins a check, and plans the next by what the time should be.
-    fn begin(&mut self, now: Nanos, from: Nanos, number: usize) {
+    /// Begins a check that could have begun at `at`, and plans the next by when it should have been.
+    fn begin(&mut self, now: Nanos, at: Nanos, was_due: Nanos, number: usize) {
         let (Some(random), Some(Some(target))) =
             (self.random.as_mut(), self.targets.get_mut(number))
         else {
             return;
         };
         let interval = interval(&target.spec);
-        target.due = from + interval - random.u64(0..(interval / JITTER).max(1));
+        if now.saturating_sub(at) > interval {
+            // weir fell far behind: what is due is spread anew, or all of it would begin at once.
+            target.due = now + random.u64(0..spread(&target.spec));
+            self.timers
+                .push(Reverse((target.due, Timer::Check(number))));
+            return;
+        }
+        target.due = was_due + interval - random.u64(0..(interval / JITTER).max(1));
         self.timers
             .push(Reverse((target.due, Timer::Check(number))));
         let spec = Arc::clone(&target.spec);
@@ -593,7 +590,7 @@ impl Checker {
         let healthy = outcome.as_ref().is_some_and(Outcome::is_ok);
         let over = (outcome.is_some() || run.is_over()) && run.wind_up(now, healthy);
         self.send(&spec, run.outgoing());
-        let (number, started) = (run.target, run.started);
+        let (number, started, deadline) = (run.target, run.started, run.started + timeout(&spec));
         if over {
             if let Some(Some(target)) = self.targets.get_mut(number) {
                 target.run = target.run.filter(|of_target| *of_target != port);
@@ -604,11 +601,12 @@ impl Checker {
             self.runs.insert(port, run);
         }
         if let Some(outcome) = outcome {
+            let ended_by = deadline.min(now);
             self.ended(now, number, started, &outcome);
             if let Some(Some(target)) = self.targets.get_mut(number)
                 && std::mem::take(&mut target.is_awaited)
             {
-                self.begin(now, now, number);
+                self.begin(now, ended_by, now, number);
             }
         }
     }
@@ -777,18 +775,15 @@ impl Target {
     }
 }
 
-/// Reads the files that a pool's checks name, but for those that are known.
-fn read_files(pool: &Pool, known: &mut HashMap<Tls, Identity>) -> Result<(), String> {
-    let secured = |service: &&Service| service.health.kind == HealthKind::Https;
-    for service in pool.services.iter().filter(secured) {
-        let tls = &service.health.tls;
-        if !known.contains_key(tls) {
-            let identity = Identity::load(tls)
-                .map_err(|reason| format!("service \"{}\": health.tls: {reason}", service.name))?;
-            known.insert(tls.clone(), identity);
-        }
-    }
-    Ok(())
+/// The time over which first checks are spread: by the time that second ones come early, first ones
+/// are over.
+fn spread(spec: &Spec) -> Nanos {
+    let interval = interval(spec);
+    (interval - interval / JITTER).max(1)
+}
+
+fn timeout(spec: &Spec) -> Nanos {
+    u64::try_from(spec.health.timeout.as_nanos()).unwrap_or(u64::MAX / 4)
 }
 
 fn interval(spec: &Spec) -> Nanos {

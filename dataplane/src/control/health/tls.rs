@@ -3,6 +3,7 @@
 //! Verification is a choice: a check asks whether a backend works, and within a rack certificates
 //! are often its own. Sessions are never resumed, so that each check sees the certificate anew.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
-use weir_shm::model::{Health, Tls};
+use weir_shm::model::{Health, HealthKind, Pool, Service, Tls};
 
 use super::failure::{Failure, Outcome};
 
@@ -59,6 +60,36 @@ impl Identity {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.resumption = Resumption::disabled();
         Ok(Self(Arc::new(config)))
+    }
+}
+
+/// What was read from the files that checks name.
+#[derive(Debug, Default)]
+pub struct Identities(HashMap<Tls, Identity>);
+
+impl Identities {
+    /// Reads the files that a pool's checks name, those that were not read before.
+    ///
+    /// # Errors
+    /// Which of them cannot be used, and why.
+    pub fn read(&mut self, pool: &Pool) -> Result<(), String> {
+        let secured = |service: &&Service| service.health.kind == HealthKind::Https;
+        for service in pool.services.iter().filter(secured) {
+            let tls = &service.health.tls;
+            if !self.0.contains_key(tls) {
+                let identity = Identity::load(tls).map_err(|reason| {
+                    format!("service \"{}\": health.tls: {reason}", service.name)
+                })?;
+                self.0.insert(tls.clone(), identity);
+            }
+        }
+        Ok(())
+    }
+
+    /// What was read for checks with these settings.
+    #[must_use]
+    pub fn get(&self, tls: &Tls) -> Option<&Identity> {
+        self.0.get(tls)
     }
 }
 
