@@ -13,7 +13,7 @@ use weir_shm::counters::{self, DropReason};
 use super::lane::{Lane, Places, Verdict};
 use super::look_up;
 use super::quick::Quick;
-use super::steer::is_mid_stream;
+use super::states::is_mid_stream;
 use crate::address::Version;
 use crate::conntrack::Tick;
 use crate::forward::{Mode, telling};
