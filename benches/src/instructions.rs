@@ -17,6 +17,7 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use crate::Failure;
+use crate::figures::modes;
 use crate::rig::path::Bed;
 use crate::rig::traffic::{Kind, Traffic};
 
@@ -60,7 +61,7 @@ const STAGES: [(&str, &[&str]); 4] = [
     ),
 ];
 
-/// A case: its name, mode, kind of packet, and whether its flows are known before.
+/// A case: its name, the service's mode or keys, kind of packet, and whether its flows are known before.
 type Case = (&'static str, &'static str, Kind, bool);
 
 /// The cases.
@@ -70,6 +71,7 @@ pub const CASES: &[Case] = &[
     ("nat forward", "nat", Kind::Udp4, true),
     ("nat return", "nat", Kind::Return4, true),
     ("new flows", "dsr-l2", Kind::Syn4, false),
+    ("full-nat forward", modes::FULL_NAT, Kind::Udp4, true),
 ];
 
 /// Instructions a packet, of the whole and of its stages.
@@ -92,7 +94,12 @@ pub fn run_case(name: &str) -> Result<(), Failure> {
     let case = CASES.iter().find(|(it, ..)| *it == name);
     let (_, mode, kind, known) = case.ok_or_else(|| format!("no case {name:?}"))?;
     let traffic = Traffic::new(*kind);
-    let mut bed = Bed::new(mode, u64::from(FLOWS) * 8, 1)?;
+    let flows = u64::from(FLOWS) * 8;
+    let mut bed = if mode.contains('=') {
+        Bed::of(&modes::config(mode, [false; 2]), flows, 1)?
+    } else {
+        Bed::new(mode, flows, 1)?
+    };
     let path = bed.path()?;
     path.load(&traffic);
     if *known {

@@ -135,6 +135,47 @@ impl Width for Avx2 {
     }
 }
 
+/// Hot: of which of a line's words the upper half is `half`, a bit each, the first word's lowest. Each
+/// word is read as by a relaxed load. Needs nothing that the binary was not built for.
+#[inline(always)]
+#[must_use]
+pub fn upper_halves(line: &CacheLine, half: u32) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let bits: u32;
+        // SAFETY: SSE2 is part of x86-64. The 64 bytes are the line's, which is aligned to 64. As far as
+        // others can see these are relaxed loads: the CPU reads each aligned quadword of a vector at
+        // once, and `readonly` lets nothing be written.
+        unsafe {
+            std::arch::asm!(
+                "movd {half_x}, {half:e}",
+                "pshufd {half_x}, {half_x}, 0",
+                "movaps {low}, [{line}]",
+                "shufps {low}, [{line} + 16], 0xdd",
+                "movaps {high}, [{line} + 32]",
+                "shufps {high}, [{line} + 48], 0xdd",
+                "pcmpeqd {low}, {half_x}",
+                "pcmpeqd {high}, {half_x}",
+                "packssdw {low}, {high}",
+                "packsswb {low}, {low}",
+                "pmovmskb {bits:e}, {low}",
+                half = in(reg) half,
+                line = in(reg) std::ptr::from_ref(line),
+                half_x = out(xmm_reg) _,
+                low = out(xmm_reg) _,
+                high = out(xmm_reg) _,
+                bits = lateout(reg) bits,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        bits & 0xff
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    (0..8).fold(0, |bits, at| {
+        bits | u32::from((line.0[at].load(Relaxed) >> 32) as u32 == half) << at
+    })
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
 #[inline]
@@ -174,6 +215,21 @@ mod tests {
         #[inline(always)]
         fn run<W: Width>(self, width: W) -> u32 {
             width.matches(self.0, self.1)
+        }
+    }
+
+    #[test]
+    fn upper_halves_are_found_wherever_they_lie() {
+        let line = CacheLine::default();
+        for half in [0, 1, 7, u32::MAX, 0x8000_0000] {
+            for places in 0..=0xffu32 {
+                for (at, word) in line.0.iter().enumerate() {
+                    let upper = if places >> at & 1 == 1 { half } else { !half };
+                    // The lower half is no matter.
+                    word.store(u64::from(upper) << 32 | u64::from(half), Relaxed);
+                }
+                assert_eq!(upper_halves(&line, half), places, "{half:x}");
+            }
         }
     }
 

@@ -81,7 +81,9 @@ const fn case(name: &'static str, keys: &'static str) -> Case {
     }
 }
 
-const FULL_NAT: &str = "forwarding = \"full-nat\"\nsnat_pool = [\"10.0.2.1\", \"2001:db8:2::2:1\"]";
+/// The keys of a `full-nat` service.
+pub const FULL_NAT: &str =
+    "forwarding = \"full-nat\"\nsnat_pool = [\"10.0.2.1\", \"2001:db8:2::2:1\"]";
 
 /// All modes; the first is the yardstick.
 const CASES: [Case; 12] = [
@@ -168,7 +170,10 @@ fn all(packets: u32, repetitions: usize) -> Result<Vec<Record>, Failure> {
     Ok(records)
 }
 
-fn config(case: &Case) -> String {
+/// A configuration with one service of these keys, whose clients and backends are of these families
+/// (true is IPv6).
+#[must_use]
+pub fn config(keys: &str, [client_v6, backend_v6]: [bool; 2]) -> String {
     let mut text = "[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n\
          addresses = [\"10.0.0.1/16\", \"2001:db8:2::1/64\"]\n\
          [[route]]\nto = \"0.0.0.0/0\"\nvia = \"10.0.0.2\"\n\
@@ -176,7 +181,6 @@ fn config(case: &Case) -> String {
          [[neighbor]]\naddress = \"10.0.0.2\"\nmac = \"02:00:00:00:00:fe\"\n\
          [[neighbor]]\naddress = \"2001:db8:2::fe\"\nmac = \"02:00:00:00:00:fe\"\n"
         .to_owned();
-    let [client_v6, backend_v6] = case.v6;
     let vip = if client_v6 {
         "2001:db8:ff::10"
     } else {
@@ -185,7 +189,7 @@ fn config(case: &Case) -> String {
     let _ = write!(
         text,
         "[[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = 80\nprotocol = \"udp\"\n{}\n",
-        case.keys
+        keys
     );
     for backend in 1..=BACKENDS {
         let address = if backend_v6 {
@@ -203,7 +207,7 @@ fn config(case: &Case) -> String {
 }
 
 fn get_ready(case: &Case) -> Result<Ready, Failure> {
-    let mut bed = Bed::of(&config(case), u64::from(FLOWS), 1)?;
+    let mut bed = Bed::of(&config(case.keys, case.v6), u64::from(FLOWS), 1)?;
     let path = bed.path()?;
     let kind = if case.v6[0] { Kind::Udp6 } else { Kind::Udp4 };
     let traffic = Traffic::new(kind);

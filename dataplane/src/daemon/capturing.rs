@@ -19,7 +19,7 @@ use crate::control::Control;
 /// Bytes that are carried in one round.
 const BATCH: usize = 1 << 20;
 /// How often a little is carried; much is carried at once.
-const EVERY: Duration = Duration::from_millis(2);
+const EVERY: Duration = Duration::from_millis(1);
 /// How often it is looked whether the reader lives.
 const WATCH: Duration = Duration::from_millis(100);
 /// How long workers may take to read that a capture has ended.

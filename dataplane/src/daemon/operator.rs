@@ -42,6 +42,8 @@ use crate::metrics::Exchange;
 /// takes one to be after the last word. An operator opens the segment first, which ends a rest at once.
 const SHORT_REST: Duration = Duration::from_micros(100);
 const ATTENTIVE: Duration = Duration::from_millis(20);
+/// How long it rests while packets are captured, at most.
+const CAPTURE_REST: Duration = Duration::from_millis(1);
 /// The same while frames come and go: answers to what it sent are near.
 const FRAMES_REST: Duration = Duration::from_micros(500);
 const LIVELY: Duration = Duration::from_millis(5);
@@ -253,8 +255,6 @@ impl Operator {
             }
             let now = Instant::now();
             match busy {
-                // Packets may come at any time.
-                Busy::No if self.capturing.is_on() => attentive_until = now + ATTENTIVE,
                 Busy::No => {}
                 Busy::Frames => lively_until = now + LIVELY,
                 Busy::Operator => attentive_until = now + ATTENTIVE,
@@ -269,6 +269,12 @@ impl Operator {
             }
             let is_lively = now < lively_until;
             let most = if is_lively { due.min(FRAMES_REST) } else { due };
+            // Packets may come at any time, and nobody wakes anybody for them.
+            let most = if self.capturing.is_on() {
+                most.min(CAPTURE_REST)
+            } else {
+                most
+            };
             if self.server.rest(most) {
                 attentive_until = Instant::now() + ATTENTIVE;
             }

@@ -122,14 +122,15 @@ pub fn quickly_to_v6<B: Buffer>(
         return false;
     };
     let class = old[ethernet::LEN + 1];
-    // A checksum that IPv4 left out is computed at leisure.
-    let missing = BEHIND4 + udp::CHECKSUM;
-    let has_checksum = is_tcp || [old[missing], old[missing + 1]] != [0, 0];
     let is_common = usize::from(packet.transport) == BEHIND4
         && (is_tcp || packet.protocol == protocol::UDP)
         && packet.ttl > 1
         && payload + ipv6::LEN <= usize::from(u16::MAX);
-    if !is_common || !has_checksum || frame.prepend(LONGER.into()).is_err() {
+    // Nothing but the checksum is changed where there is more to it after all.
+    if !is_common
+        || !is_tcp && compute_missing_checksum(frame.data_mut(), packet, payload).is_err()
+        || frame.prepend(LONGER.into()).is_err()
+    {
         return false;
     }
     let Some((head, segment)) = frame.data_mut().split_first_chunk_mut::<BEHIND6>() else {

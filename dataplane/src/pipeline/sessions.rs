@@ -98,29 +98,31 @@ pub fn all<B: Buffer>(
         now,
         counters,
     };
-    let mut any = false;
-    for lane in lanes.iter_mut() {
+    let mut ours = 0;
+    for (place, lane) in (0u32..).zip(lanes.iter_mut()) {
         match lane.verdict {
             Verdict::Forward | Verdict::Steered | Verdict::Named if is_full_nat(services, lane) => {
                 lane.session = table.likely(lane.hash).unwrap_or(NOBODY);
                 table.prefetch_hot(lane.session);
             }
             Verdict::Answer => {
-                finding.whose(lane);
+                if !finding.is_own(lane) {
+                    continue;
+                }
                 table.prefetch(lane.session);
             }
-            verdict if has_no_backend(verdict) => {}
+            verdict if has_no_backend(verdict) && is_full_nat(services, lane) => {}
             _ => continue,
         }
-        any = true;
+        ours |= 1 << place;
     }
-    if !any {
-        return;
-    }
-    for (place, (frame, lane)) in (0u32..).zip(burst.iter_mut().zip(lanes)) {
-        let stays = apart.has(place);
+    for place in Places(ours) {
+        let (Some(frame), Some(lane)) = (burst.get_mut(place), lanes.get_mut(place)) else {
+            break;
+        };
+        let stays = apart.has(place as u32);
         match lane.verdict {
-            Verdict::Forward | Verdict::Steered | Verdict::Named if is_full_nat(services, lane) => {
+            Verdict::Forward | Verdict::Steered | Verdict::Named => {
                 if let Some(record) = finding.client(frame.data(), lane)
                     && !stays
                 {
@@ -134,10 +136,7 @@ pub fn all<B: Buffer>(
                     quick.give_back_session(frame, lane, (sessions, worker), record);
                 }
             }
-            verdict if has_no_backend(verdict) && is_full_nat(services, lane) => {
-                finding.spare(frame.data(), lane);
-            }
-            _ => {}
+            _ => finding.spare(frame.data(), lane),
         }
     }
 }
@@ -172,20 +171,21 @@ pub fn alone(
 }
 
 impl<'a> Finding<'a> {
-    /// An answer's session by its port, or the worker that owns the port.
+    /// Finds an answer's session by its port. False where another worker owns that, who gets it.
     #[inline]
-    fn whose(&self, lane: &mut Lane) {
+    fn is_own(&self, lane: &mut Lane) -> bool {
         let port = lane.packet.destination_port();
         let owner = owner(port, self.sessions.workers());
         if owner != self.worker {
             self.counters.add(counters::HANDED_OVER, 1);
             lane.session = NOBODY;
             lane.verdict = Verdict::HandOver(owner);
-            return;
+            return false;
         }
         let own = self.sessions.address(lane.backend as u16);
         let session = own.and_then(|own| own.session(lane.packet.protocol, port));
         lane.session = session.unwrap_or(NOBODY);
+        true
     }
 
     /// A backend's answer, whose session's record this gives, or something else to an address of
@@ -225,7 +225,7 @@ impl<'a> Finding<'a> {
     }
 
     /// A client's packet: its session, whose record this gives, or a new one.
-    #[inline]
+    #[inline(always)]
     fn client(&self, frame: &[u8], lane: &mut Lane) -> Option<Record<'a>> {
         let known = self.table.record(lane.session);
         if known.is_none_or(|record| record.fingerprint() != lane.hash.fingerprint) {

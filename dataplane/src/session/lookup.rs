@@ -7,6 +7,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use weir_engine::cpu::upper_halves;
 use weir_engine::memory::{CacheLine, HugeSlice, MemoryError, prefetch_write};
 
 use crate::flow::{FlowHash, scale};
@@ -53,14 +54,13 @@ impl Lookup {
     /// Hot: the first session of the flow's entries that `is` it.
     #[inline]
     pub fn find(&self, flow: FlowHash, is: impl Fn(u32) -> bool) -> Option<u32> {
-        let tag = u64::from(flow.fingerprint as u32) << 32;
+        let tag = flow.fingerprint as u32;
         let within = |bucket: u32| {
-            let CacheLine(words) = self.lines.get(bucket as usize)?;
+            let line = self.lines.get(bucket as usize)?;
+            let CacheLine(words) = line;
             // All eight are compared before the first is looked at: where an entry lies is a matter of
             // chance, which no branch predicts.
-            let mut alike = (0..WAYS).fold(0, |bits, at| {
-                bits | u32::from(words[at].load(Relaxed) & !0xffff_ffff == tag) << at
-            });
+            let mut alike = upper_halves(line, tag);
             while alike != 0 {
                 let word = words[alike.trailing_zeros() as usize % WAYS].load(Relaxed);
                 let number = (word as u32).wrapping_sub(1);
