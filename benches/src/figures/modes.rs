@@ -188,8 +188,7 @@ pub fn config(keys: &str, [client_v6, backend_v6]: [bool; 2]) -> String {
     };
     let _ = write!(
         text,
-        "[[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = 80\nprotocol = \"udp\"\n{}\n",
-        keys
+        "[[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = 80\nprotocol = \"udp\"\n{keys}\n"
     );
     for backend in 1..=BACKENDS {
         let address = if backend_v6 {
