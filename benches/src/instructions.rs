@@ -86,6 +86,18 @@ pub struct OnRecord {
     pub cases: BTreeMap<String, Counts>,
 }
 
+/// One worker over a service of a case's mode or keys.
+///
+/// # Errors
+/// When memory is short.
+pub fn bed(mode: &str, flows: u64) -> Result<Bed, Failure> {
+    if mode.contains('=') {
+        Bed::of(&modes::config(mode, [false; 2]), flows, 1)
+    } else {
+        Bed::new(mode, flows, 1)
+    }
+}
+
 /// Runs a case's bursts, for callgrind to watch.
 ///
 /// # Errors
@@ -94,12 +106,7 @@ pub fn run_case(name: &str) -> Result<(), Failure> {
     let case = CASES.iter().find(|(it, ..)| *it == name);
     let (_, mode, kind, known) = case.ok_or_else(|| format!("no case {name:?}"))?;
     let traffic = Traffic::new(*kind);
-    let flows = u64::from(FLOWS) * 8;
-    let mut bed = if mode.contains('=') {
-        Bed::of(&modes::config(mode, [false; 2]), flows, 1)?
-    } else {
-        Bed::new(mode, flows, 1)?
-    };
+    let mut bed = bed(mode, u64::from(FLOWS) * 8)?;
     let path = bed.path()?;
     path.load(&traffic);
     if *known {

@@ -2,8 +2,7 @@
 //! once everything is warm.
 
 use allocation_counter::measure;
-use weir_benches::instructions::CASES;
-use weir_benches::rig::path::Bed;
+use weir_benches::instructions::{CASES, bed};
 use weir_benches::rig::traffic::Traffic;
 
 const FLOWS: u32 = 1_000;
@@ -13,7 +12,7 @@ const BURSTS: u32 = 2_000;
 fn bursts_of_known_and_of_new_flows_allocate_nothing() {
     for (name, mode, kind, known) in CASES {
         let traffic = Traffic::new(*kind);
-        let mut bed = Bed::new(mode, u64::from(FLOWS), 1).unwrap();
+        let mut bed = bed(mode, u64::from(FLOWS)).unwrap();
         let path = bed.path().unwrap();
         path.load(&traffic);
         path.visit(&traffic, FLOWS);

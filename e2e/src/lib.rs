@@ -28,6 +28,7 @@ mod sys;
 pub mod tap;
 pub mod tls;
 pub mod transfer;
+pub mod two_workers;
 pub mod wait;
 
 pub use failure::{Failure, Result};

@@ -10,7 +10,7 @@ use weir_e2e::daemon::Daemon;
 use weir_e2e::decapsulator::Decapsulator;
 use weir_e2e::lab::{Arms, DSR_VIP4, Lab, NAT_VIP4, backend4, instance};
 use weir_e2e::quic::{self, Client, Naming};
-use weir_e2e::{Result, ensure, host};
+use weir_e2e::{Result, ensure, host, two_workers};
 use weir_shm::model::{QuicConfig, QuicKey, ServerId};
 
 const CONNECTIONS: usize = 1_000;
@@ -220,14 +220,14 @@ async fn roam(
     Ok(outcome)
 }
 
-fn run(forwarding: &str, vip: &str, with_ids: bool) -> Result<Outcome> {
+fn run(forwarding: &str, vip: &str, with_ids: bool, workers: u16) -> Result<Outcome> {
     // Only what the backend answers directly has to reach the client without weir.
-    let arms = if forwarding == "nat" {
+    let arms = if forwarding == "nat" && workers == 1 {
         Arms::Two
     } else {
         Arms::One
     };
-    let lab = Lab::new(arms, BACKENDS)?;
+    let lab = Lab::queued(arms, BACKENDS, workers)?;
     let mut tunnels = Vec::new();
     if forwarding == "dsr-ipip" {
         for backend in &lab.backends {
@@ -239,12 +239,17 @@ fn run(forwarding: &str, vip: &str, with_ids: bool) -> Result<Outcome> {
             .ip(&format!("addr add {}/24 dev eth0", source(moves)?))?;
     }
     let name = instance();
-    let config = match arms {
-        Arms::One => Config::one_armed(&name),
-        Arms::Two => Config::two_armed(&name),
+    let service = service(forwarding, vip, with_ids);
+    let mut weir = if workers == 2 {
+        two_workers::start(&lab, two_workers::config(), &service)?
+    } else {
+        let config = match arms {
+            Arms::One => Config::one_armed(&name),
+            Arms::Two => Config::two_armed(&name),
+        };
+        let text = config.text() + &service;
+        Daemon::start(&lab.balancer, lab.dir(), &name, &text)?
     };
-    let text = config.text() + &service(forwarding, vip, with_ids);
-    let mut weir = Daemon::start(&lab.balancer, lab.dir(), &name, &text)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -258,14 +263,19 @@ fn run(forwarding: &str, vip: &str, with_ids: bool) -> Result<Outcome> {
         );
     }
     let ids = if with_ids { "with" } else { "without" };
+    let frames = two_workers::of_workers(&weir, "forwarded")?;
     eprintln!(
-        "{forwarding}, {ids} server IDs: of {CONNECTIONS} connections over {} backends, {MOVES} moves and 10 changes of the pool \
+        "{forwarding}, {ids} server IDs, frames by worker {frames:?}: of {CONNECTIONS} connections over {} backends, {MOVES} moves and 10 changes of the pool \
          left {} at their backend, {} at another, {} lost, in {:?}",
         outcome.backends,
         outcome.kept,
         outcome.strayed,
         outcome.lost,
         began.elapsed()
+    );
+    ensure!(
+        frames.len() == usize::from(workers) && frames.iter().all(|frames| *frames > 1_000),
+        "a worker did nothing: {frames:?}"
     );
     ensure!(
         outcome.backends == FIRST,
@@ -280,11 +290,11 @@ fn run(forwarding: &str, vip: &str, with_ids: bool) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn all_stay(forwarding: &str, vip: &str) -> Result {
+fn all_stay(forwarding: &str, vip: &str, workers: u16) -> Result {
     if !host::ready()? {
         return Ok(());
     }
-    let outcome = run(forwarding, vip, true)?;
+    let outcome = run(forwarding, vip, true, workers)?;
     ensure!(
         outcome.kept == CONNECTIONS,
         "connections were lost or went astray: {outcome:?}"
@@ -294,17 +304,27 @@ fn all_stay(forwarding: &str, vip: &str) -> Result {
 
 #[test]
 fn with_nat_a_thousand_connections_stay_while_clients_move_and_the_pool_changes() -> Result {
-    all_stay("nat", NAT_VIP4)
+    all_stay("nat", NAT_VIP4, 1)
 }
 
 #[test]
 fn with_dsr_l2_a_thousand_connections_stay_while_clients_move_and_the_pool_changes() -> Result {
-    all_stay("dsr-l2", DSR_VIP4)
+    all_stay("dsr-l2", DSR_VIP4, 1)
 }
 
 #[test]
 fn through_ipip_a_thousand_connections_stay_while_clients_move_and_the_pool_changes() -> Result {
-    all_stay("dsr-ipip", DSR_VIP4)
+    all_stay("dsr-ipip", DSR_VIP4, 1)
+}
+
+#[test]
+fn with_nat_and_two_workers_a_thousand_connections_stay_too() -> Result {
+    all_stay("nat", NAT_VIP4, 2)
+}
+
+#[test]
+fn through_ipip_and_two_workers_a_thousand_connections_stay_too() -> Result {
+    all_stay("dsr-ipip", DSR_VIP4, 2)
 }
 
 #[test]
@@ -312,7 +332,7 @@ fn without_server_ids_most_connections_end_when_their_clients_move() -> Result {
     if !host::ready()? {
         return Ok(());
     }
-    let outcome = run("nat", NAT_VIP4, false)?;
+    let outcome = run("nat", NAT_VIP4, false, 1)?;
     ensure!(
         outcome.kept < CONNECTIONS / 2,
         "the same without server IDs shows no difference: {outcome:?}"

@@ -5,15 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use weir_e2e::checks::backends;
-use weir_e2e::config::Config;
-use weir_e2e::daemon::Daemon;
-use weir_e2e::lab::{
-    Arms, LAN_ADDRESSES, Lab, NAT_VIP4, NAT_VIP6, WAN_ADDRESSES, backend4, backend6, instance,
-};
+use weir_e2e::lab::{Arms, Lab, NAT_VIP4, NAT_VIP6, backend4, backend6};
 use weir_e2e::load::Load;
 use weir_e2e::nginx::Nginx;
 use weir_e2e::transfer::{Echo, tcp_round_trip, udp_round_trips};
-use weir_e2e::{Result, ensure, host, preload, sockets};
+use weir_e2e::two_workers::{config, of_workers, start};
+use weir_e2e::{Result, ensure, host, sockets};
 
 const BACKENDS: usize = 2;
 /// Modes with the first of their ports at the VIPs and at backends: TCP, and UDP behind it.
@@ -27,29 +24,6 @@ const MODES: [(&str, &str, u16); 2] = [
 ];
 /// Connections, and sockets for datagrams, of each mode and family: one in 2^24 runs gives all to one worker.
 const FLOWS: u64 = 24;
-
-/// A port with two queues, and no service yet.
-fn config() -> Config {
-    let device = "net_af_xdp0,iface=eth0,start_queue=0,queue_count=2";
-    let addresses = format!("{WAN_ADDRESSES}, {LAN_ADDRESSES}");
-    Config::new(&instance()).port("lan", device, &addresses)
-}
-
-/// weir with two workers.
-fn start(lab: &Lab, mut config: Config) -> Result<Daemon> {
-    let (workers, library) = preload::two_workers(lab.dir())?;
-    (config.workers, config.idle) = (workers, "adaptive");
-    let (name, text) = (config.instance.clone(), config.text());
-    Daemon::start_preloaded(&lab.balancer, lab.dir(), &name, &text, &library)
-}
-
-/// A number of each worker, by its name in `weirctl stats`.
-fn of_workers(weir: &Daemon, key: &str) -> Result<Vec<u64>> {
-    let stats = weir.ctl_json(&["stats"])?;
-    let workers = stats["workers"].as_array().cloned().unwrap_or_default();
-    let numbers = workers.iter().map(|worker| worker[key].as_u64());
-    Ok(numbers.map(Option::unwrap_or_default).collect())
-}
 
 #[test]
 fn two_workers_share_the_work_and_hand_over_answers_of_full_nat_sessions() -> Result {
@@ -83,7 +57,7 @@ fn two_workers_share_the_work_and_hand_over_answers_of_full_nat_sessions() -> Re
             }
         }
     }
-    let mut weir = start(&lab, config)?;
+    let mut weir = start(&lab, config, "")?;
     for (mode, _, port) in MODES {
         let before = of_workers(&weir, "forwarded")?;
         ensure!(before.len() == 2, "not two workers: {before:?}");
@@ -143,7 +117,7 @@ fn with_two_workers_a_pool_that_changes_under_load_fails_no_request() -> Result 
             .service(mode, mode, "tcp", vip, "80", &to)
             .service_text(keys);
     }
-    let mut weir = start(&lab, all)?;
+    let mut weir = start(&lab, all, "")?;
     for (service, vip) in [("nat", NAT_VIP4), ("full-nat", "198.51.100.11")] {
         let before = of_workers(&weir, "forwarded")?;
         let load = Load::start(&lab.client, lab.dir(), vip)?;
