@@ -290,9 +290,9 @@ impl Server {
             .parent()
             .map_or_else(PathBuf::new, Path::to_path_buf);
         self.question = 0;
-        self.put_in_place(&folder, owner)?;
-        // Operators begin with what is in force: the daemon's own copy.
-        self.word = commit::read(&self.file)?;
-        Ok(())
+        // Operators begin with what is in force, the daemon's own copy, and may commit as soon as the new
+        // file has the name: nothing that they commit is an old word.
+        self.word = 0;
+        self.put_in_place(&folder, owner)
     }
 }
