@@ -60,6 +60,11 @@ impl Segment {
         self
     }
 
+    fn fin(mut self) -> Self {
+        self.header.fin = true;
+        self
+    }
+
     fn urgent(mut self, pointer: u16) -> Self {
         (self.header.urg, self.header.urgent_pointer) = (true, pointer);
         self
@@ -155,6 +160,25 @@ fn both_ends_are_announced_segments_no_larger_than_the_clamp() {
             let to_client = one(&mut rig, &answer.options(&announce));
             assert_eq!(mss(&to_client), expected, "{families:?}");
         }
+    }
+}
+
+#[test]
+fn a_syn_that_comes_late_a_second_time_opens_nothing_while_the_backend_may_still_answer() {
+    for families in ALL {
+        let mut rig = families.rig("");
+        let port = opened(&mut rig, families);
+        one(&mut rig, &Segment::asks(families, 1_001).ack(7_001).fin());
+        let copy = one(&mut rig, &Segment::asks(families, 1_000).syn());
+        assert_eq!(source_port(&copy), port, "{families:?}");
+        let rest = Segment::answers(families, port, 7_001).ack(1_002);
+        one(&mut rig, &rest.payload(b"more"));
+        let other = one(&mut rig, &Segment::asks(families, 90_000).syn());
+        assert_ne!(
+            source_port(&other),
+            port,
+            "another connection, {families:?}"
+        );
     }
 }
 

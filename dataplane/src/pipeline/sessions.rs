@@ -421,11 +421,12 @@ fn begins_anew(frame: &[u8], packet: &Packet, record: Record<'_>) -> bool {
     if !opens(packet.tcp_flags) {
         return false;
     }
-    let next = next_sequence(frame, packet);
+    // The number of the connection that is known: its SYN once more, maybe a late copy.
+    let is_other = next_sequence(frame, packet) != record.first_sequence();
     match record.state() {
         State::Closing | State::Loose => true,
-        State::Opening | State::Answered => next != record.first_sequence(),
-        State::Established | State::Udp => record.flags() & flag::CLIENT_FIN != 0,
+        State::Opening | State::Answered => is_other,
+        State::Established | State::Udp => record.flags() & flag::CLIENT_FIN != 0 && is_other,
     }
 }
 
