@@ -5,40 +5,16 @@ mod support;
 
 use std::sync::Arc;
 
+use support::bases::TWO_PORTS;
+use support::captured::{Shown, shown};
 use support::rig::Rig;
 use support::{Frame, Transport, WEIR_MAC, frame};
 use weir::capture::Capture;
-use weir_shm::capture::record::{HEAD, NO_PORT};
-use weir_shm::capture::{Direction, Fate, NOBODY, Record, Request, Why};
+use weir_shm::capture::record::NO_PORT;
+use weir_shm::capture::{Direction, Fate, NOBODY, Request, Why};
 use weir_shm::counters::DropReason;
 
-const CONFIG: &str = r#"
-[instance]
-name = "test"
-[engine]
-flows_per_worker = 1000
-[[port]]
-name = "wan"
-device = "net_null0"
-addresses = ["192.0.2.2/24"]
-mac = "02:00:00:00:00:01"
-[[port]]
-name = "lan"
-device = "net_null1"
-addresses = ["10.0.0.1/24"]
-mac = "02:00:00:00:00:02"
-[[route]]
-to = "0.0.0.0/0"
-via = "192.0.2.1"
-[[neighbor]]
-address = "192.0.2.1"
-mac = "02:00:00:00:00:fe"
-[[neighbor]]
-address = "10.0.0.11"
-mac = "02:00:00:00:00:0b"
-[[neighbor]]
-address = "10.0.0.12"
-mac = "02:00:00:00:00:0c"
+const SERVICES: &str = r#"
 [[service]]
 name = "web"
 vip = "198.51.100.10"
@@ -59,29 +35,8 @@ address = "10.0.0.12"
 port = 5353
 "#;
 
-/// A packet as a capture shows it.
-type Shown = (Record, Vec<u8>);
-
-/// All that was captured since the last time.
-fn shown(capture: &Capture) -> Vec<Shown> {
-    let mut bytes = Vec::new();
-    for ring in capture.rings() {
-        ring.take(usize::MAX, &mut bytes);
-    }
-    let mut rest = bytes.as_slice();
-    let mut all = Vec::new();
-    while let Some((head, behind)) = rest.split_first_chunk::<{ HEAD * 8 }>() {
-        let mut words = [0; HEAD];
-        for (word, chunk) in words.iter_mut().zip(head.chunks(8)) {
-            *word = u64::from_le_bytes(chunk.try_into().unwrap());
-        }
-        let record = Record::decode(words).unwrap();
-        let (data, others) = behind.split_at(Record::words(record.kept) * 8 - HEAD * 8);
-        all.push((record, data[..record.kept.into()].to_vec()));
-        rest = others;
-    }
-    assert!(rest.is_empty());
-    all
+fn config() -> String {
+    TWO_PORTS.to_owned() + SERVICES
 }
 
 fn begin(rig: &mut Rig, request: &Request) -> Arc<Capture> {
@@ -98,7 +53,7 @@ fn dns(host: u8) -> Frame {
     frame(&client, "198.51.100.10:53", Transport::Udp)
 }
 
-/// One of each kind of packet that [`CONFIG`] knows, two of which are dropped.
+/// One of each kind of packet that [`config`] knows, two of which are dropped.
 fn traffic(rig: &mut Rig) {
     for host in 1..=4 {
         rig.play(0, &web(host).build());
@@ -114,7 +69,7 @@ fn traffic(rig: &mut Rig) {
 }
 
 fn with(request: &Request) -> Vec<Shown> {
-    let mut rig = Rig::new(CONFIG);
+    let mut rig = Rig::new(&config());
     let capture = begin(&mut rig, request);
     traffic(&mut rig);
     rig.assert_all_accounted_for();
@@ -130,7 +85,7 @@ fn incoming() -> Request {
 
 #[test]
 fn a_packet_is_shown_as_it_came_and_as_it_left_with_what_was_decided() {
-    let mut rig = Rig::new(CONFIG);
+    let mut rig = Rig::new(&config());
     let capture = begin(&mut rig, &Request::default());
     let came = web(1).build();
     let left = rig.play(0, &came);
@@ -169,7 +124,7 @@ fn a_packet_is_shown_as_it_came_and_as_it_left_with_what_was_decided() {
 
 #[test]
 fn a_capture_changes_nothing() {
-    let (mut without, mut rig) = (Rig::new(CONFIG), Rig::new(CONFIG));
+    let (mut without, mut rig) = (Rig::new(&config()), Rig::new(&config()));
     let capture = begin(&mut rig, &Request::default());
     let frames: Vec<Vec<u8>> = (1..=20).map(|host| web(host).build()).collect();
     let burst: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
@@ -285,7 +240,7 @@ fn directions_samples_and_lengths() {
 
 #[test]
 fn what_weir_answers_itself_is_shown_with_the_answer() {
-    let mut rig = Rig::new(CONFIG);
+    let mut rig = Rig::new(&config());
     let capture = begin(&mut rig, &Request::default());
     // Its TTL ends here.
     let sent = rig.play(0, &web(1).ttl(1).build());
@@ -317,7 +272,7 @@ fn what_weir_answers_itself_is_shown_with_the_answer() {
 
 #[test]
 fn the_control_cores_drops_are_shown() {
-    let mut rig = Rig::new(CONFIG);
+    let mut rig = Rig::new(&config());
     let capture = begin(
         &mut rig,
         &Request {
@@ -342,7 +297,7 @@ fn the_control_cores_drops_are_shown() {
 
 #[test]
 fn nobody_waits_for_a_reader_and_what_is_lost_is_counted() {
-    let mut rig = Rig::new(CONFIG);
+    let mut rig = Rig::new(&config());
     let capture = begin(&mut rig, &Request::default());
     let frames: Vec<Vec<u8>> = (0..32)
         .map(|host| web(host).payload(&[7; 1400]).build())
@@ -363,7 +318,7 @@ fn nobody_waits_for_a_reader_and_what_is_lost_is_counted() {
 
 #[test]
 fn what_cannot_be_captured_is_refused_in_plain_words() {
-    let mut rig = Rig::new(CONFIG);
+    let mut rig = Rig::new(&config());
     let mut refused = |request: &Request| rig.control.begin_capture(request).unwrap_err();
     let service = refused(&Request {
         service: Some("mail".to_owned()),

@@ -8,36 +8,9 @@ mod support;
 
 use etherparse::{IcmpEchoHeader, PacketBuilder, SlicedPacket, TransportSlice};
 use play::{Play, Played};
+use support::bases::{BACKEND_MAC, ONE_PORT};
+use support::icmp::ping;
 use support::{CLIENT_MAC, Transport, WEIR_MAC, frame};
-
-const BASE: &str = r#"
-[engine]
-flows_per_worker = 1000
-[[port]]
-name = "wan"
-device = "net_null0"
-mac = "02:00:00:00:00:01"
-addresses = ["192.0.2.2/24", "10.0.0.1/24", "2001:db8:1::1/64", "2001:db8:9::1/64"]
-[[route]]
-to = "0.0.0.0/0"
-via = "192.0.2.1"
-[[route]]
-to = "::/0"
-via = "2001:db8:9::fe"
-[[neighbor]]
-address = "192.0.2.1"
-mac = "02:00:00:00:00:fe"
-[[neighbor]]
-address = "2001:db8:9::fe"
-mac = "02:00:00:00:00:fe"
-[[neighbor]]
-address = "10.0.0.11"
-mac = "02:00:00:00:00:0b"
-[[neighbor]]
-address = "2001:db8:1::11"
-mac = "02:00:00:00:00:0b"
-"#;
-const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
 
 /// Families of the VIP and of the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,22 +82,7 @@ impl Families {
     }
 
     fn ping(self) -> Vec<u8> {
-        let link = PacketBuilder::ethernet2(CLIENT_MAC, WEIR_MAC);
-        let mut bytes = Vec::new();
-        if self.vip6 {
-            let [client, vip] = ["2001:db8:c::5", self.vip()]
-                .map(|text| text.parse::<std::net::Ipv6Addr>().unwrap().octets());
-            link.ipv6(client, vip, 64)
-                .icmpv6_echo_request(7, 1)
-                .write(&mut bytes, b"are you there?")
-                .unwrap();
-        } else {
-            link.ipv4([203, 0, 113, 5], [198, 51, 100, 10], 64)
-                .icmpv4_echo_request(7, 1)
-                .write(&mut bytes, b"are you there?")
-                .unwrap();
-        }
-        bytes
+        ping(self.vip6, self.vip())
     }
 }
 
@@ -136,7 +94,7 @@ fn config(families: Families, mode: &str, protocol: &str, keys: &str) -> String 
     };
     let dscp = if mode == "dsr-dscp" { "dscp = 7\n" } else { "" };
     format!(
-        "{BASE}[[service]]\nname = \"web\"\ntable_size = 13\nvip = \"{}\"\nport = 80\n\
+        "{ONE_PORT}[[service]]\nname = \"web\"\ntable_size = 13\nvip = \"{}\"\nport = 80\n\
          protocol = \"{protocol}\"\nforwarding = \"{mode}\"\n{pool}{dscp}{keys}\n\
          [[service.backend]]\naddress = \"{}\"\n",
         families.vip(),

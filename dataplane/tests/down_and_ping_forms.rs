@@ -8,36 +8,9 @@ mod support;
 
 use etherparse::{IpNumber, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use play::{Play, Played};
+use support::bases::{BACKEND_MAC, ONE_PORT};
+use support::icmp::ping;
 use support::{CLIENT_MAC, Transport, WEIR_MAC, frame};
-
-const BASE: &str = r#"
-[engine]
-flows_per_worker = 1000
-[[port]]
-name = "wan"
-device = "net_null0"
-mac = "02:00:00:00:00:01"
-addresses = ["192.0.2.2/24", "10.0.0.1/24", "2001:db8:1::1/64", "2001:db8:9::1/64"]
-[[route]]
-to = "0.0.0.0/0"
-via = "192.0.2.1"
-[[route]]
-to = "::/0"
-via = "2001:db8:9::fe"
-[[neighbor]]
-address = "192.0.2.1"
-mac = "02:00:00:00:00:fe"
-[[neighbor]]
-address = "2001:db8:9::fe"
-mac = "02:00:00:00:00:fe"
-[[neighbor]]
-address = "10.0.0.11"
-mac = "02:00:00:00:00:0b"
-[[neighbor]]
-address = "2001:db8:1::11"
-mac = "02:00:00:00:00:0b"
-"#;
-const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
 
 /// A form of VIP that packets to 198.51.100.10:8080, or 2001:db8:f::10, match.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +74,7 @@ impl Form {
         };
         let (port, protocol) = (self.port, self.protocol);
         format!(
-            "{BASE}[[service]]\nname = \"web\"\ntable_size = 13\nvip = \"{vip}\"\nport = \"{port}\"\n\
+            "{ONE_PORT}[[service]]\nname = \"web\"\ntable_size = 13\nvip = \"{vip}\"\nport = \"{port}\"\n\
              protocol = \"{protocol}\"\nforwarding = \"{mode}\"\n{pool}{keys}\n\
              [[service.backend]]\naddress = \"{backend}\"\n"
         )
@@ -166,20 +139,7 @@ impl Form {
     }
 
     fn ping(self) -> Vec<u8> {
-        let link = PacketBuilder::ethernet2(CLIENT_MAC, WEIR_MAC);
-        let mut bytes = Vec::new();
-        if self.v6 {
-            let [client, vip] = ["2001:db8:c::5", self.asked()]
-                .map(|text| text.parse::<std::net::Ipv6Addr>().unwrap().octets());
-            let ip = link.ipv6(client, vip, 64).icmpv6_echo_request(7, 1);
-            ip.write(&mut bytes, b"are you there?").unwrap();
-        } else {
-            let ip = link
-                .ipv4([203, 0, 113, 5], [198, 51, 100, 10], 64)
-                .icmpv4_echo_request(7, 1);
-            ip.write(&mut bytes, b"are you there?").unwrap();
-        }
-        bytes
+        ping(self.v6, self.asked())
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod support;
 
+use support::bases::TWO_PORTS;
 use support::rig::Rig;
 use support::{Transport, frame};
 use weir::conntrack::Tick;
@@ -10,33 +11,7 @@ use weir::control::census::Census;
 use weir_shm::model::Protocol;
 use weir_shm::segment::mailbox::{Answer, LookupSteps, NewFlow, ServiceCensus};
 
-const CONFIG: &str = r#"
-[instance]
-name = "test"
-[engine]
-flows_per_worker = 1000
-[[port]]
-name = "wan"
-device = "net_null0"
-addresses = ["192.0.2.2/24"]
-mac = "02:00:00:00:00:01"
-[[port]]
-name = "lan"
-device = "net_null1"
-addresses = ["10.0.0.1/24"]
-mac = "02:00:00:00:00:02"
-[[route]]
-to = "0.0.0.0/0"
-via = "192.0.2.1"
-[[neighbor]]
-address = "192.0.2.1"
-mac = "02:00:00:00:00:fe"
-[[neighbor]]
-address = "10.0.0.11"
-mac = "02:00:00:00:00:0b"
-[[neighbor]]
-address = "10.0.0.12"
-mac = "02:00:00:00:00:0c"
+const SERVICES: &str = r#"
 [[service]]
 name = "web"
 vip = "198.51.100.10"
@@ -66,6 +41,10 @@ forwarding = "dsr-l2"
 [[service.backend]]
 address = "10.0.0.12"
 "#;
+
+fn config() -> String {
+    TWO_PORTS.to_owned() + SERVICES
+}
 
 fn tick(rig: &Rig) -> Tick {
     Tick::from_nanos(rig.now)
@@ -101,7 +80,7 @@ fn udp(rig: &mut Rig, host: u8) {
 
 #[test]
 fn flows_are_counted_by_backend_state_and_time_since_their_last_packet() {
-    let mut rig = Rig::new(CONFIG);
+    let mut rig = Rig::new(&config());
     for host in 1..=10 {
         tcp(&mut rig, host, Transport::Syn);
     }
@@ -138,7 +117,7 @@ fn flows_are_counted_by_backend_state_and_time_since_their_last_packet() {
 
 #[test]
 fn a_backend_that_left_is_shown_while_it_has_flows() {
-    let mut rig = Rig::new(CONFIG);
+    let mut rig = Rig::new(&config());
     udp(&mut rig, 1);
     rig.command("backend add all 10.0.0.11");
     rig.command("backend remove all 10.0.0.12");
@@ -151,7 +130,7 @@ fn a_backend_that_left_is_shown_while_it_has_flows() {
 
 #[test]
 fn a_question_about_nobody_is_refused() {
-    let rig = Rig::new(CONFIG);
+    let rig = Rig::new(&config());
     let census = Census::whole(&rig.control, tick(&rig));
     for (service, backend, reason) in [
         (Some("mail"), None, "no service \"mail\""),
@@ -174,7 +153,7 @@ fn a_question_about_nobody_is_refused() {
 
 #[test]
 fn the_newest_flows_have_their_addresses() {
-    let mut rig = Rig::new(CONFIG);
+    let mut rig = Rig::new(&config());
     for host in 1..=20 {
         tcp(&mut rig, host, Transport::Syn);
         tcp(&mut rig, host, Transport::Ack);
@@ -204,7 +183,7 @@ fn steps(rig: &Rig, protocol: Protocol, from: &str, to: &str) -> Option<LookupSt
 
 #[test]
 fn each_step_of_a_lookup_is_told() {
-    let mut rig = Rig::new(CONFIG);
+    let mut rig = Rig::new(&config());
     let (from, to) = ("203.0.113.1:5000", "198.51.100.10:80");
     let before = steps(&rig, Protocol::Tcp, from, to).unwrap();
     assert_eq!(before.vip.listener, "tcp 198.51.100.10:80");
@@ -237,7 +216,7 @@ fn each_step_of_a_lookup_is_told() {
 
 #[test]
 fn a_lookup_tells_the_form_of_the_vip_and_which_others_were_less_specific() {
-    let mut rig = Rig::new(CONFIG);
+    let mut rig = Rig::new(&config());
     let vip = |rig: &Rig, to: &str| steps(rig, Protocol::Udp, "203.0.113.1:5000", to);
     let range = vip(&rig, "198.51.100.10:1500").unwrap();
     assert_eq!(

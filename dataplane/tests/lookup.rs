@@ -3,39 +3,14 @@
 
 mod support;
 
+use support::bases::TWO_PORTS;
 use support::rig::Rig;
 use support::{Transport, frame};
 use weir::conntrack::Tick;
 use weir_shm::model::Protocol;
 use weir_shm::segment::mailbox::Elsewhere;
 
-const CONFIG: &str = r#"
-[instance]
-name = "test"
-[engine]
-flows_per_worker = 1000
-[[port]]
-name = "wan"
-device = "net_null0"
-addresses = ["192.0.2.2/24"]
-mac = "02:00:00:00:00:01"
-[[port]]
-name = "lan"
-device = "net_null1"
-addresses = ["10.0.0.1/24"]
-mac = "02:00:00:00:00:02"
-[[route]]
-to = "0.0.0.0/0"
-via = "192.0.2.1"
-[[neighbor]]
-address = "192.0.2.1"
-mac = "02:00:00:00:00:fe"
-[[neighbor]]
-address = "10.0.0.11"
-mac = "02:00:00:00:00:0b"
-[[neighbor]]
-address = "10.0.0.12"
-mac = "02:00:00:00:00:0c"
+const SERVICES: &str = r#"
 [[service]]
 name = "full"
 vip = "198.51.100.10"
@@ -65,6 +40,10 @@ forwarding = "nat"
 address = "10.0.0.12"
 "#;
 
+fn config() -> String {
+    TWO_PORTS.to_owned() + SERVICES
+}
+
 fn elsewhere(rig: &Rig, protocol: Protocol, from: &str, to: &str) -> Option<Elsewhere> {
     let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
     rig.control
@@ -80,7 +59,7 @@ fn ends(found: &Elsewhere) -> (String, String) {
 
 #[test]
 fn an_answer_of_a_nat_backend_is_told_with_where_it_leaves_from() {
-    let mut rig = Rig::new(CONFIG);
+    let mut rig = Rig::new(&config());
     let client = "203.0.113.5:1000";
     for (protocol, from, service, vip, transport) in [
         (
@@ -114,7 +93,7 @@ fn an_answer_of_a_nat_backend_is_told_with_where_it_leaves_from() {
 
 #[test]
 fn an_answer_to_a_session_is_told_with_its_client() {
-    let mut rig = Rig::new(CONFIG);
+    let mut rig = Rig::new(&config());
     let (client, vip) = ("203.0.113.5:1000", "198.51.100.10:80");
     let sent = rig.play(0, &frame(client, vip, Transport::Syn).build());
     let (snat, backend) = ends_of(&sent[0].1);
@@ -135,7 +114,7 @@ fn an_answer_to_a_session_is_told_with_its_client() {
 
 #[test]
 fn what_is_for_weir_itself_is_told_and_what_is_nobodys_is_not() {
-    let rig = Rig::new(CONFIG);
+    let rig = Rig::new(&config());
     let to = |to: &str| elsewhere(&rig, Protocol::Tcp, "203.0.113.5:1000", to);
     let own = to("192.0.2.2:22").unwrap();
     assert_eq!(

@@ -7,42 +7,19 @@ mod support;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use support::captured::shown;
+use support::full_nat::base;
 use support::rig::{Rig, Sent};
 use support::{CLIENT_MAC, Transport, WEIR_MAC, frame};
 use weir::capture::Capture;
-use weir_shm::capture::record::HEAD;
 use weir_shm::capture::{Record, Request};
 use weir_shm::counters as layout;
 
-const PORT: &str = r#"
-[engine]
-flows_per_worker = 4096
-[[port]]
-name = "wan"
-device = "net_null0"
-mac = "02:00:00:00:00:01"
-addresses = ["192.0.2.2/24", "10.0.0.1/24", "2001:db8::2/64", "2001:db8:a::1/64"]
-[[route]]
-to = "0.0.0.0/0"
-via = "192.0.2.1"
-[[route]]
-to = "::/0"
-via = "2001:db8::1"
-[[neighbor]]
-address = "192.0.2.1"
-mac = "02:00:00:00:00:fe"
-[[neighbor]]
-address = "2001:db8::1"
-mac = "02:00:00:00:00:fe"
-[[neighbor]]
-address = "10.0.0.11"
-mac = "02:00:00:00:00:0b"
+/// Backends beside those of the base.
+const NEIGHBOURS: &str = r#"
 [[neighbor]]
 address = "10.0.0.12"
 mac = "02:00:00:00:00:0c"
-[[neighbor]]
-address = "2001:db8:a::11"
-mac = "02:00:00:00:00:0b"
 [[neighbor]]
 address = "2001:db8:a::12"
 mac = "02:00:00:00:00:0c"
@@ -71,7 +48,7 @@ const SERVICES: [(&str, &str, bool, bool); 12] = [
 
 /// Two services of each, one for TCP on port 80 and one for UDP on port 53.
 fn config() -> String {
-    let mut text = PORT.to_owned();
+    let mut text = base(4096) + NEIGHBOURS;
     for (place, (name, keys, client_v6, backend_v6)) in SERVICES.iter().enumerate() {
         let pool = if keys.contains("full-nat") {
             "snat_pool = [\"10.0.0.200\", \"2001:db8:a::200\"]\n"
@@ -178,25 +155,15 @@ fn answer(sent: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// What is said of packets, whenever.
 fn records(capture: &Capture) -> Vec<Record> {
-    let mut bytes = Vec::new();
-    for ring in capture.rings() {
-        ring.take(usize::MAX, &mut bytes);
-    }
-    let (mut rest, mut all) = (bytes.as_slice(), Vec::new());
-    while let Some((head, behind)) = rest.split_first_chunk::<{ HEAD * 8 }>() {
-        let mut words = [0; HEAD];
-        for (word, chunk) in words.iter_mut().zip(head.chunks(8)) {
-            *word = u64::from_le_bytes(chunk.try_into().unwrap());
-        }
-        let record = Record::decode(words).unwrap();
-        rest = &behind[Record::words(record.kept) * 8 - HEAD * 8..];
-        all.push(Record {
+    let shown = shown(capture).into_iter();
+    shown
+        .map(|(record, _)| Record {
             unix_ns: 0,
             ..record
-        });
-    }
-    all
+        })
+        .collect()
 }
 
 /// A frame without its IPv4 identification, which a translated packet gets in the order of the ways that packets

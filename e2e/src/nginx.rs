@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::lab::Lab;
 use crate::namespace::Namespace;
 use crate::process::{Process, capture};
 use crate::{Failure, Result, wait};
@@ -19,6 +20,14 @@ impl<'a> Nginx<'a> {
     /// Starts it, with its files below `dir`, and waits until it answers.
     pub fn start(namespace: &'a Namespace, dir: &Path, name: &str) -> Result<Self> {
         Self::start_with(namespace, dir, name, "")
+    }
+
+    /// One in each backend of a lab, named b1, b2 and so on.
+    pub fn start_all(lab: &'a Lab) -> Result<Vec<Self>> {
+        (1..)
+            .zip(&lab.backends)
+            .map(|(n, backend)| Self::start(backend, lab.dir(), &format!("b{n}")))
+            .collect()
     }
 
     /// [`Nginx::start`] with further `server` blocks.

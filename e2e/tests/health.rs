@@ -38,10 +38,7 @@ fn each_kind_of_check_finds_real_servers_up_and_down() -> Result {
     }
     let lab = Lab::new(Arms::One, BACKENDS)?;
     let Issued { cert, key } = issue(lab.dir(), "tls", For::Name("tls.test"), None)?;
-    let named = lab.backends.iter().enumerate();
-    let mut nginx = named
-        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
-        .collect::<Result<Vec<_>>>()?;
+    let mut nginx = Nginx::start_all(&lab)?;
     let mut tls = Vec::new();
     let mut echo = Echo::new();
     for (i, ns) in lab.backends.iter().enumerate() {
@@ -135,10 +132,7 @@ fn a_backend_without_the_vip_is_down_and_reload_puts_the_file_in_force() -> Resu
         return Ok(());
     }
     let lab = Lab::new(Arms::One, BACKENDS)?;
-    let named = lab.backends.iter().enumerate();
-    let _nginx = named
-        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
-        .collect::<Result<Vec<_>>>()?;
+    let _nginx = Nginx::start_all(&lab)?;
     let name = instance();
     let listed: Vec<String> = (1..=BACKENDS).map(backend4).collect();
     let config = Config::one_armed(&name)
@@ -186,10 +180,7 @@ fn under_load_a_drain_fails_no_request() -> Result {
         return Ok(());
     }
     let lab = Lab::new(Arms::One, BACKENDS)?;
-    let named = lab.backends.iter().enumerate();
-    let _nginx = named
-        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
-        .collect::<Result<Vec<_>>>()?;
+    let _nginx = Nginx::start_all(&lab)?;
     let name = instance();
     let config = Config::one_armed(&name)
         .service("web", "nat", "tcp", NAT_VIP4, "80", &backends(8080))
@@ -291,10 +282,7 @@ fn a_server_that_comes_back_under_load_gets_its_share_in_steps() -> Result {
     }
     const RAMP: u64 = 10;
     let lab = Lab::new(Arms::One, BACKENDS)?;
-    let named = lab.backends.iter().enumerate();
-    let mut nginx = named
-        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
-        .collect::<Result<Vec<_>>>()?;
+    let mut nginx = Nginx::start_all(&lab)?;
     let name = instance();
     let config = Config::one_armed(&name)
         .service("web", "nat", "tcp", NAT_VIP4, "80", &backends(8080))

@@ -149,11 +149,7 @@ fn servers_that_hang_or_lie_are_down_whatever_the_kind_of_check() -> Result {
         return Ok(());
     }
     let lab = Lab::new(Arms::One, BACKENDS)?;
-    let mut named = lab.backends.iter().enumerate();
-    let _nginx = named
-        .by_ref()
-        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
-        .collect::<Result<Vec<_>>>()?;
+    let _nginx = Nginx::start_all(&lab)?;
     // What listens where QUIC is expected: one that sends everything back, one that says nothing, and a server.
     let mut echo = Echo::new();
     let (mut silent, mut serving) = (Vec::new(), Vec::new());
@@ -323,10 +319,7 @@ fn a_server_that_comes_and_goes_is_held_down_by_tcp_and_by_http() -> Result {
         return Ok(());
     }
     let lab = Lab::new(Arms::One, BACKENDS)?;
-    let named = lab.backends.iter().enumerate();
-    let mut nginx = named
-        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
-        .collect::<Result<Vec<_>>>()?;
+    let mut nginx = Nginx::start_all(&lab)?;
     let name = instance();
     let check = |kind: &str| {
         format!(
@@ -383,10 +376,7 @@ fn a_server_that_flaps_is_held_down_ever_longer_and_events_say_so() -> Result {
         return Ok(());
     }
     let lab = Lab::new(Arms::One, BACKENDS)?;
-    let named = lab.backends.iter().enumerate();
-    let _nginx = named
-        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
-        .collect::<Result<Vec<_>>>()?;
+    let _nginx = Nginx::start_all(&lab)?;
     let name = instance();
     let check = "[service.health]\nkind = \"icmp\"\ninterval = \"200ms\"\ntimeout = \"150ms\"\nfall = 1\nrise = 1\n\
                  flap = { changes = 4, window = \"60s\", hold = \"3s\" }\n";

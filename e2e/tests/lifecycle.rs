@@ -19,20 +19,13 @@ fn lab() -> Result<Lab> {
     Lab::new(Arms::One, 2)
 }
 
-fn servers(lab: &Lab) -> Result<Vec<Nginx<'_>>> {
-    let named = lab.backends.iter().enumerate();
-    named
-        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
-        .collect()
-}
-
 #[test]
 fn a_second_weir_of_the_same_name_refuses_to_start_and_the_first_goes_on() -> Result {
     if !host::ready()? {
         return Ok(());
     }
     let lab = lab()?;
-    let _servers = servers(&lab)?;
+    let _servers = Nginx::start_all(&lab)?;
     let name = instance();
     let first = Daemon::start(
         &lab.balancer,
@@ -88,7 +81,7 @@ fn the_segment_of_a_killed_weir_is_taken_over() -> Result {
         return Ok(());
     }
     let lab = lab()?;
-    let _servers = servers(&lab)?;
+    let _servers = Nginx::start_all(&lab)?;
     let name = instance();
     let mut first = Daemon::start(
         &lab.balancer,
@@ -116,7 +109,7 @@ fn sigterm_under_load_stops_cleanly_and_leaves_the_segment_readable() -> Result 
         return Ok(());
     }
     let lab = lab()?;
-    let _servers = servers(&lab)?;
+    let _servers = Nginx::start_all(&lab)?;
     let name = instance();
     let mut weir = Daemon::start(
         &lab.balancer,
@@ -177,7 +170,7 @@ fn huge_pages_are_used_and_given_back() -> Result {
     let pages = HugePages::reserve(512)?;
     let (free, files) = (pages.free()?, pages.files()?);
     let lab = lab()?;
-    let _servers = servers(&lab)?;
+    let _servers = Nginx::start_all(&lab)?;
     let name = instance();
     let mut config = configuration(&name);
     config.memory = "hugepages";

@@ -59,16 +59,9 @@ impl Mode {
     }
 }
 
-fn servers(lab: &Lab) -> Result<Vec<Nginx<'_>>> {
-    let named = lab.backends.iter().enumerate();
-    named
-        .map(|(i, ns)| Nginx::start(ns, lab.dir(), &format!("b{}", i + 1)))
-        .collect()
-}
-
 fn drained_and_removed(mode: Mode) -> Result {
     let lab = Lab::new(Arms::One, BACKENDS)?;
-    let servers = servers(&lab)?;
+    let servers = Nginx::start_all(&lab)?;
     let name = instance();
     let text = mode.configuration(&name).text();
     let weir = Daemon::start(&lab.balancer, lab.dir(), &name, &text)?;
@@ -124,7 +117,7 @@ fn weights_decide_the_share_of_new_connections() -> Result {
         return Ok(());
     }
     let lab = Lab::new(Arms::One, BACKENDS)?;
-    let _servers = servers(&lab)?;
+    let _servers = Nginx::start_all(&lab)?;
     let name = instance();
     let text = Mode::Nat.configuration(&name).text();
     let weir = Daemon::start(&lab.balancer, lab.dir(), &name, &text)?;
@@ -293,7 +286,7 @@ fn what_was_saved_survives_a_restart_and_what_was_not_is_said() -> Result {
         return Ok(());
     }
     let lab = Lab::new(Arms::One, BACKENDS)?;
-    let _servers = servers(&lab)?;
+    let _servers = Nginx::start_all(&lab)?;
     let name = instance();
     let text = format!(
         "# kept: the reason for it all\n{}",

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use weir_e2e::checks::await_states;
 use weir_e2e::config::Config;
 use weir_e2e::daemon::Daemon;
 use weir_e2e::decapsulator::Decapsulator;
@@ -14,7 +15,7 @@ use weir_e2e::namespace::Namespace;
 use weir_e2e::nginx::Nginx;
 use weir_e2e::process::capture;
 use weir_e2e::transfer::{Echo, tcp_round_trip, udp_round_trips};
-use weir_e2e::{Result, ensure, host, sockets, wait};
+use weir_e2e::{Result, ensure, host, sockets};
 
 /// Modes with their keys; each has ports of its own.
 const TUNNELS: [(&str, &str); 6] = [
@@ -163,27 +164,10 @@ fn a_web_server_behind_each_tunnel_answers_the_client_directly() -> Result {
 
 /// Waits until the only backend of each service is in this state.
 fn await_state(weir: &Daemon, services: &[String], wanted: &str) -> Result {
-    let states = || -> Result<Vec<String>> {
-        let state = |service: &String| {
-            let listed = weir.ctl_json(&["backend", "list", service])?;
-            Ok(format!("{}", listed[0]["state"]))
-        };
-        services.iter().map(state).collect()
-    };
-    let wanted = format!("\"{wanted}\"");
-    let reached = wait::until_true(
-        &format!("{services:?} to be {wanted}"),
-        Duration::from_secs(15),
-        || states().is_ok_and(|states| states.iter().all(|state| *state == wanted)),
-    );
-    if reached.is_err() {
-        println!(
-            "{:?}\n{}",
-            states()?,
-            weir.ctl(&["events", "--last", "20"])?
-        );
+    for service in services {
+        await_states(weir, service, &[wanted])?;
     }
-    reached
+    Ok(())
 }
 
 #[test]

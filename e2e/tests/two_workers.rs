@@ -104,10 +104,7 @@ fn with_two_workers_a_pool_that_changes_under_load_fails_no_request() -> Result 
         return Ok(());
     }
     let lab = Lab::queued(Arms::One, BACKENDS + 1, 2)?;
-    let named = (1..).zip(&lab.backends);
-    let _servers = named
-        .map(|(n, ns)| Nginx::start(ns, lab.dir(), &format!("b{n}")))
-        .collect::<Result<Vec<_>>>()?;
+    let _servers = Nginx::start_all(&lab)?;
     let mut all = config();
     for ((mode, keys, _), vip, port) in
         [(MODES[0], NAT_VIP4, 8080), (MODES[1], "198.51.100.11", 80)]

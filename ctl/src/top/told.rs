@@ -87,9 +87,8 @@ impl Told {
             };
             let answer = ask(&question);
             if let Ok(Answer::Flows { backends }) = &answer {
-                flows.retain(|(service, _), _| service != name);
                 let told = backends.iter();
-                flows.extend(told.map(|one| ((name.to_owned(), one.backend.clone()), one.flows)));
+                renew(flows, name, told.map(|one| (&one.backend, one.flows)));
             }
             answer.is_ok()
         })
@@ -115,14 +114,22 @@ impl Told {
             };
             let answer = ask(&question);
             if let Ok(Answer::Health { backends }) = &answer {
-                checks.retain(|(service, _), _| service != name);
                 let told = backends.iter();
-                checks
-                    .extend(told.map(|one| ((name.to_owned(), one.backend.clone()), one.clone())));
+                renew(checks, name, told.map(|one| (&one.backend, one.clone())));
             }
             answer.is_ok()
         })
     }
+}
+
+/// Puts what was told of a service's backends in the place of what was told before.
+fn renew<'a, T>(
+    told: &mut HashMap<Place, T>,
+    service: &str,
+    now: impl Iterator<Item = (&'a String, T)>,
+) {
+    told.retain(|(of, _), _| of != service);
+    told.extend(now.map(|(backend, one)| ((service.to_owned(), backend.clone()), one)));
 }
 
 /// Asks about each service once, beginning with `next`, until it is late: about one at least. Whether

@@ -11,7 +11,7 @@ use weir_engine::wire::ethernet::ethertype;
 use weir_engine::wire::{ethernet, ipv4, ipv6, protocol, udp};
 use weir_shm::counters::DropReason;
 
-use super::full_nat::{BEHIND4, BEHIND6, Ends, set_checksum, set_ports};
+use super::full_nat::{BEHIND4, BEHIND6, Ends, set_ports, set_transport};
 use crate::parse::Packet;
 
 /// Bytes that an IPv6 header is longer than an IPv4 header without options.
@@ -53,18 +53,7 @@ pub fn to_v4<B: Buffer>(
         .word32([0; 4], ends.destination.to_v4());
     set_ports(frame.data_mut(), packet, ends, delta)?;
 
-    let mut header = [0; ipv4::LEN];
-    header[0] = 0x45;
-    header[1] = class;
-    header[2..4].copy_from_slice(&total.to_be_bytes());
-    header[4..6].copy_from_slice(&id.to_be_bytes());
-    header[6] = if total <= MAY_FRAGMENT { 0 } else { 0x40 };
-    header[8] = packet.ttl.saturating_sub(1);
-    header[9] = packet.protocol;
-    header[12..16].copy_from_slice(&ends.source.to_v4());
-    header[16..20].copy_from_slice(&ends.destination.to_v4());
-    let check = checksum::of(&header);
-    header[10..12].copy_from_slice(&check);
+    let header = ipv4_header(packet, ends, class, total, id);
     replace_header(frame, packet, header_len, &header, ethertype::IPV4)?;
     packet.ip_len = total;
     Ok(())
@@ -93,14 +82,7 @@ pub fn to_v6<B: Buffer>(frame: &mut B, packet: &mut Packet, ends: &Ends) -> Resu
     }
     set_ports(frame.data_mut(), packet, ends, delta)?;
 
-    let mut header = [0; ipv6::LEN];
-    header[0] = 0x60 | class >> 4;
-    header[1] = class << 4;
-    header[4..6].copy_from_slice(&(payload as u16).to_be_bytes());
-    header[6] = packet.protocol;
-    header[7] = packet.ttl.saturating_sub(1);
-    header[8..24].copy_from_slice(&ends.source.to_v6());
-    header[24..40].copy_from_slice(&ends.destination.to_v6());
+    let header = ipv6_header(packet, ends, class, payload as u16, packet.protocol);
     replace_header(frame, packet, header_len, &header, ethertype::IPV6)?;
     packet.ip_len = total;
     Ok(())
@@ -137,14 +119,9 @@ pub fn quickly_to_v6<B: Buffer>(
         return false;
     };
     head[12..14].copy_from_slice(&ethertype::IPV6.to_be_bytes());
-    head[14..18].copy_from_slice(&(6 << 28 | u32::from(class) << 20).to_be_bytes());
-    head[18..20].copy_from_slice(&(payload as u16).to_be_bytes());
-    head[20] = packet.protocol;
-    head[21] = packet.ttl - 1;
-    head[22..38].copy_from_slice(&ends.source.to_v6());
-    head[38..54].copy_from_slice(&ends.destination.to_v6());
-    put_ports(segment, ends);
-    set_checksum(segment, is_tcp, transport);
+    let header = ipv6_header(packet, ends, class, payload as u16, packet.protocol);
+    head[ethernet::LEN..].copy_from_slice(&header);
+    set_transport(segment, ends, is_tcp, transport);
     true
 }
 
@@ -173,32 +150,43 @@ pub fn quickly_to_v4<B: Buffer>(
     };
     let total = packet.ip_len - LONGER;
     head[12..14].copy_from_slice(&ethertype::IPV4.to_be_bytes());
+    let header = ipv4_header(packet, ends, class, total, id());
+    head[ethernet::LEN..].copy_from_slice(&header);
+    set_transport(segment, ends, is_tcp, transport);
+    true
+}
+
+/// Hot: the header of the IPv4 packet, of `total` bytes, that a packet becomes.
+#[inline(always)]
+fn ipv4_header(packet: &Packet, ends: &Ends, class: u8, total: u16, id: u16) -> [u8; ipv4::LEN] {
     let mut header = [0; ipv4::LEN];
     header[0] = 0x45;
     header[1] = class;
     header[2..4].copy_from_slice(&total.to_be_bytes());
-    header[4..6].copy_from_slice(&id().to_be_bytes());
+    header[4..6].copy_from_slice(&id.to_be_bytes());
     header[6] = if total <= MAY_FRAGMENT { 0 } else { 0x40 };
-    header[8] = packet.ttl - 1;
+    header[8] = packet.ttl.saturating_sub(1);
     header[9] = packet.protocol;
     header[12..16].copy_from_slice(&ends.source.to_v4());
     header[16..20].copy_from_slice(&ends.destination.to_v4());
     let check = checksum::of(&header);
     header[10..12].copy_from_slice(&check);
-    head[14..34].copy_from_slice(&header);
-    put_ports(segment, ends);
-    set_checksum(segment, is_tcp, transport);
-    true
+    header
 }
 
-/// Hot: both ports, which lie first in TCP and UDP alike.
+/// Hot: the header of the IPv6 packet that a packet becomes, with `payload` bytes behind it that begin
+/// with a header of kind `next`.
 #[inline(always)]
-fn put_ports(segment: &mut [u8], ends: &Ends) {
-    if let Some(ports) = segment.first_chunk_mut() {
-        let [a, b] = ends.source_port.to_be_bytes();
-        let [c, d] = ends.destination_port.to_be_bytes();
-        *ports = [a, b, c, d];
-    }
+fn ipv6_header(packet: &Packet, ends: &Ends, class: u8, payload: u16, next: u8) -> [u8; ipv6::LEN] {
+    let mut header = [0; ipv6::LEN];
+    header[0] = 0x60 | class >> 4;
+    header[1] = class << 4;
+    header[4..6].copy_from_slice(&payload.to_be_bytes());
+    header[6] = next;
+    header[7] = packet.ttl.saturating_sub(1);
+    header[8..24].copy_from_slice(&ends.source.to_v6());
+    header[24..40].copy_from_slice(&ends.destination.to_v6());
+    header
 }
 
 /// Where a piece of a datagram belongs.
@@ -301,13 +289,8 @@ pub fn piece_to_v6<B: Buffer>(
         .word128(&[0; 16], &ends.destination.to_v6());
     set_ports(frame.data_mut(), packet, ends, delta)?;
     let mut header = [0; ipv6::LEN + 8];
-    header[0] = 0x60 | class >> 4;
-    header[1] = class << 4;
-    header[4..6].copy_from_slice(&(payload as u16).to_be_bytes());
-    header[6] = protocol::FRAGMENT;
-    header[7] = packet.ttl.saturating_sub(1);
-    header[8..24].copy_from_slice(&ends.source.to_v6());
-    header[24..40].copy_from_slice(&ends.destination.to_v6());
+    let fixed = ipv6_header(packet, ends, class, payload as u16, protocol::FRAGMENT);
+    header[..ipv6::LEN].copy_from_slice(&fixed);
     header[40] = cut.protocol;
     header[42..44].copy_from_slice(&(cut.offset | u16::from(cut.more)).to_be_bytes());
     header[44..48].copy_from_slice(&cut.id.to_be_bytes());

@@ -43,6 +43,15 @@ impl Ends {
             destination_port: to.port,
         }
     }
+
+    /// Hot: both ports as they lie first in TCP and UDP alike.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ports(&self) -> [u8; 4] {
+        let [a, b] = self.source_port.to_be_bytes();
+        let [c, d] = self.destination_port.to_be_bytes();
+        [a, b, c, d]
+    }
 }
 
 /// Hot: the length that a packet will have between `ends` of this family, in bytes with its IP
@@ -228,9 +237,6 @@ fn exchange(
     if packet.ttl <= 1 || !(is_tcp || packet.protocol == protocol::UDP) {
         return false;
     }
-    let [a, b] = ends.source_port.to_be_bytes();
-    let [c, d] = ends.destination_port.to_be_bytes();
-    let ports = [a, b, c, d];
     match packet.version {
         Version::V4 if usize::from(packet.transport) == BEHIND4 => {
             let Some(head) = frame.first_chunk_mut::<{ BEHIND4 + tcp::LEN }>() else {
@@ -240,8 +246,7 @@ fn exchange(
             [head[24], head[25]] = network.apply([head[24], head[25]]);
             head[26..30].copy_from_slice(&ends.source.to_v4());
             head[30..34].copy_from_slice(&ends.destination.to_v4());
-            head[BEHIND4..BEHIND4 + 4].copy_from_slice(&ports);
-            set_checksum(&mut head[BEHIND4..], is_tcp, transport);
+            set_transport(&mut head[BEHIND4..], ends, is_tcp, transport);
         }
         Version::V6 if usize::from(packet.transport) == BEHIND6 => {
             let length = BEHIND6 + if is_tcp { tcp::LEN } else { udp::LEN };
@@ -254,19 +259,19 @@ fn exchange(
             head[21] = packet.ttl - 1;
             head[22..38].copy_from_slice(&ends.source.to_v6());
             head[38..54].copy_from_slice(&ends.destination.to_v6());
-            if let Some(place) = rest.first_chunk_mut() {
-                *place = ports;
-            }
-            set_checksum(rest, is_tcp, transport);
+            set_transport(rest, ends, is_tcp, transport);
         }
         _ => return false,
     }
     true
 }
 
-/// Hot: the checksum of TCP, or of UDP.
+/// Hot: both ports, and the checksum of TCP, or of UDP.
 #[inline(always)]
-pub(super) fn set_checksum(segment: &mut [u8], is_tcp: bool, change: Folded) {
+pub(super) fn set_transport(segment: &mut [u8], ends: &Ends, is_tcp: bool, change: Folded) {
+    if let Some(ports) = segment.first_chunk_mut() {
+        *ports = ends.ports();
+    }
     let at = if is_tcp { tcp::CHECKSUM } else { udp::CHECKSUM };
     if let Some(field) = segment
         .get_mut(at..)
@@ -294,9 +299,7 @@ pub(super) fn set_ports(
         return Ok(());
     }
     let transport = usize::from(packet.transport);
-    let [a, b] = ends.source_port.to_be_bytes();
-    let [c, d] = ends.destination_port.to_be_bytes();
-    let ports = [a, b, c, d];
+    let ports = ends.ports();
     let rest = frame.get_mut(transport..);
     if packet.protocol == protocol::TCP {
         let segment: &mut [u8; tcp::LEN] = rest

@@ -406,17 +406,17 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, '_, B, S> {
         if let Some(tap) = &mut tap {
             tap.look(self.hasher, now, conntrack, lanes);
         }
+        // What a capture wants does not leave at once: it is copied before it is rewritten.
+        let apart = tap.as_ref().map_or(Places(0), |tap| tap.wanted());
         let mut quick = Quick::new(snapshot, counters);
         if services.has_quic {
-            let apart = tap.as_ref().map_or(Places(0), |tap| tap.wanted());
             quic::all(now, conntrack, chooser, apart, &mut quick, burst, lanes);
         }
         if let Some(sessions) = &services.sessions {
             sessions::ask(services, sessions, by.worker, lanes);
         }
-        // What a capture wants does not leave at once: it is copied before it is rewritten.
-        let apart = tap.as_mut().map_or(Places(0), |tap| tap.set_apart(lanes));
-        if apart != Places(0) {
+        if let Some(tap) = &mut tap {
+            tap.set_apart(lanes);
             steer::set_apart(apart, now, conntrack, &quick, lanes);
         }
         steer::all(width, now, conntrack, chooser, &mut quick, burst, lanes);

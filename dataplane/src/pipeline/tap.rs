@@ -108,11 +108,10 @@ impl<'a> Tap<'a> {
         self.wanted
     }
 
-    /// Before packets are steered: keeps answers that may be wanted from leaving at once. Gives the
-    /// places of all that may be wanted.
+    /// Before packets are steered: keeps answers that may be wanted from leaving at once.
     #[cold]
     #[inline(never)]
-    pub fn set_apart(&mut self, lanes: &mut [Lane]) -> Places {
+    pub fn set_apart(&mut self, lanes: &mut [Lane]) {
         for (place, note) in self.wanted.zip(&mut self.notes) {
             if let Some(lane) = lanes.get_mut(place) {
                 note.verdict = lane.verdict;
@@ -121,7 +120,6 @@ impl<'a> Tap<'a> {
                 }
             }
         }
-        self.wanted
     }
 
     /// After packets have been steered: those apart are what they were before.

@@ -19,6 +19,7 @@ use weir_shm::counters as layout;
 use weir_shm::counters::DropReason;
 
 use super::WEIR_MAC;
+use super::rig::carry_out;
 
 struct Worker {
     pipeline: Pipeline<HeapBuffer>,
@@ -104,11 +105,7 @@ impl Crew {
 
     /// Carries out a command, as an operator's.
     pub fn command(&mut self, line: &str) {
-        let mut pool = self.control.pool().clone();
-        let command = weir_shm::command::parse_line(line).unwrap();
-        command.apply_to(&mut pool).unwrap();
-        let generation = self.control.generation() + 1;
-        self.control.apply(self.now, generation, pool).unwrap();
+        carry_out(&mut self.control, self.now, line);
     }
 
     /// What one worker does with a frame that it received, or was handed.

@@ -15,8 +15,6 @@ use super::{Frame, Transport, WEIR_MAC, frame};
 
 pub const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
 const BASE: &str = r#"
-[engine]
-flows_per_worker = 64
 [[port]]
 name = "wan"
 device = "net_null0"
@@ -41,6 +39,11 @@ mac = "02:00:00:00:00:0b"
 address = "2001:db8:a::11"
 mac = "02:00:00:00:00:0b"
 "#;
+
+/// What a configuration begins with, up to its services.
+pub fn base(flows_per_worker: u32) -> String {
+    format!("[engine]\nflows_per_worker = {flows_per_worker}{BASE}")
+}
 
 #[derive(Debug, Clone, Copy)]
 pub struct Families {
@@ -92,7 +95,7 @@ impl Families {
 
     pub fn config(self, more: &str) -> String {
         use std::fmt::Write;
-        let mut text = BASE.to_owned();
+        let mut text = base(64);
         for protocol in ["tcp", "udp"] {
             let more = more.replace("toa", if protocol == "tcp" { "toa" } else { "none" });
             write!(

@@ -1,12 +1,12 @@
 //! ICMP errors for tests: built by etherparse, read by smoltcp and etherparse.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a helper that cannot go on fails its test
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::{Icmpv4Type, Icmpv6Type, LaxPacketHeaders, NetHeaders, PacketBuilder};
 use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, Ipv4Packet, Ipv6Packet};
 
-use super::WEIR_MAC;
+use super::{CLIENT_MAC, WEIR_MAC};
 
 /// An ICMP error, as its receiver reads it.
 #[derive(Debug, PartialEq, Eq)]
@@ -109,4 +109,23 @@ pub fn too_large(v6: bool, mtu: u16) -> (u8, u8, [u8; 4]) {
 /// What is left of a rest of header that tells a size.
 pub fn size(rest: [u8; 4]) -> u32 {
     u32::from_be_bytes(rest)
+}
+
+/// An echo request of the client 203.0.113.5, or 2001:db8:c::5, to `vip`.
+pub fn ping(v6: bool, vip: &str) -> Vec<u8> {
+    let link = PacketBuilder::ethernet2(CLIENT_MAC, WEIR_MAC);
+    let mut bytes = Vec::new();
+    if v6 {
+        let [client, vip] =
+            ["2001:db8:c::5", vip].map(|text| text.parse::<Ipv6Addr>().unwrap().octets());
+        let ip = link.ipv6(client, vip, 64).icmpv6_echo_request(7, 1);
+        ip.write(&mut bytes, b"are you there?").unwrap();
+    } else {
+        let vip = vip.parse::<Ipv4Addr>().unwrap().octets();
+        let ip = link
+            .ipv4([203, 0, 113, 5], vip, 64)
+            .icmpv4_echo_request(7, 1);
+        ip.write(&mut bytes, b"are you there?").unwrap();
+    }
+    bytes
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a helper that cannot go on fails its test
 #![allow(dead_code)]
 
+pub mod bases;
+pub mod captured;
 pub mod crew;
 pub mod full_nat;
 pub mod host;

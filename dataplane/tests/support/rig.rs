@@ -59,6 +59,15 @@ impl Sink<HeapBuffer> for Out {
     }
 }
 
+/// Carries out a command, as an operator's.
+pub fn carry_out(control: &mut Control<Heap>, now: u64, line: &str) {
+    let mut pool = control.pool().clone();
+    let command = weir_shm::command::parse_line(line).unwrap();
+    command.apply_to(&mut pool).unwrap();
+    let generation = control.generation() + 1;
+    control.apply(now, generation, pool).unwrap();
+}
+
 pub struct Rig {
     pub control: Control<Heap>,
     pipeline: Pipeline<HeapBuffer>,
@@ -147,11 +156,7 @@ impl Rig {
 
     /// Carries out a command, as an operator's.
     pub fn command(&mut self, line: &str) {
-        let mut pool = self.control.pool().clone();
-        let command = weir_shm::command::parse_line(line).unwrap();
-        command.apply_to(&mut pool).unwrap();
-        let generation = self.control.generation() + 1;
-        self.control.apply(self.now, generation, pool).unwrap();
+        carry_out(&mut self.control, self.now, line);
     }
 
     /// Lets the control core look at refused clients.
