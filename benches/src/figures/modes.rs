@@ -1,8 +1,10 @@
 //! M. What each forwarding mode costs beside `dsr-l2`: the pipeline alone over 60,000 flows, both ways
 //! where packets come back, all modes in turns in one run.
 //!
-//! Frames are the shortest there are and lie ready in memory, one for each flow; copying one in is
-//! timed in turns, too, and taken off.
+//! Frames are the shortest there are and lie ready in memory, one for each flow, in an order that is
+//! random: copying them in reads on, as a NIC's frames are at hand when they are looked at, and is
+//! timed in turns, too, and taken off. Each mode is measured in slices, in turns with the yardstick, since
+//! what else the machine does changes within a run.
 
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -18,12 +20,14 @@ use crate::{Failure, Random, median};
 
 /// Flows: few enough for the ports of one address, too many for the cache.
 const FLOWS: u32 = 60_000;
+/// Slices of a repetition.
+const SLICES: u32 = 8;
 /// Bytes of the longest frame.
 const LONGEST: usize = 96;
 
-/// A frame of a flow.
+/// A frame of a flow. Aligned, so that no mode's frames lie across more cache lines than another's.
 #[derive(Clone, Copy)]
-#[repr(align(32))]
+#[repr(align(128))]
 struct Shot {
     bytes: [u8; LONGEST],
     len: usize,
@@ -85,9 +89,17 @@ const fn case(name: &'static str, keys: &'static str) -> Case {
 pub const FULL_NAT: &str =
     "forwarding = \"full-nat\"\nsnat_pool = [\"10.0.2.1\", \"2001:db8:2::2:1\"]";
 
-/// All modes; the first is the yardstick.
-const CASES: [Case; 12] = [
+/// The yardsticks, by the family of the client: IPv4, IPv6.
+const YARDSTICKS: [Case; 2] = [
     case("dsr-l2", "forwarding = \"dsr-l2\""),
+    Case {
+        v6: [true, true],
+        ..case("dsr-l2 over IPv6", "forwarding = \"dsr-l2\"")
+    },
+];
+
+/// All other modes.
+const CASES: [Case; 11] = [
     Case {
         comes_back: true,
         ..case("nat", "forwarding = \"nat\"")
@@ -121,10 +133,31 @@ const CASES: [Case; 12] = [
     },
 ];
 
-/// A case that is ready to be measured: its frames forth and, perhaps, back.
+/// A case that is ready to be measured.
 struct Ready {
     bed: Bed,
-    ways: Vec<(String, Vec<Shot>, Vec<f64>)>,
+    /// The place of its yardstick.
+    yardstick: usize,
+    ways: Vec<Way>,
+}
+
+/// One direction of it: its name, its frames, and what was measured of it.
+type Way = (String, Vec<Shot>, Vec<f64>);
+
+impl Ready {
+    /// Measures nanoseconds a packet of each of its ways; gives those.
+    fn slice(&mut self, packets: u32, random: &mut Random) -> Result<Vec<f64>, Failure> {
+        let path = self.bed.path()?;
+        let of = |(_, shots, samples): &mut Way| {
+            // What frames of this way fit is left by the other way.
+            time(path, shots, BURST as u32, true, random);
+            let without = time(path, shots, packets, false, random);
+            let each = time(path, shots, packets, true, random) - without;
+            samples.push(each);
+            each
+        };
+        Ok(self.ways.iter_mut().map(of).collect())
+    }
 }
 
 /// Measures all modes.
@@ -138,34 +171,33 @@ pub fn measure(settings: &Settings) -> Result<Vec<Record>, Failure> {
 }
 
 fn all(packets: u32, repetitions: usize) -> Result<Vec<Record>, Failure> {
-    let mut ready = CASES
-        .iter()
-        .map(get_ready)
-        .collect::<Result<Vec<_>, Failure>>()?;
+    let ready = |cases: &[Case]| cases.iter().map(get_ready).collect::<Result<Vec<_>, _>>();
+    let (mut yardsticks, mut others) = (ready(&YARDSTICKS)?, ready(&CASES)?);
+    // What was measured in turns with each of the others.
+    let mut beside = vec![Vec::new(); others.len()];
     let mut random = Random::new(5);
     for _ in 0..repetitions.max(1) {
-        for Ready { bed, ways } in &mut ready {
-            let path = bed.path()?;
-            for (_, shots, samples) in ways {
-                // What frames of this way fit is left by the other way.
-                time(path, shots, BURST as u32, true, &mut random);
-                let without = time(path, shots, packets, false, &mut random);
-                samples.push(time(path, shots, packets, true, &mut random) - without);
+        for (other, beside) in others.iter_mut().zip(&mut beside) {
+            let yardstick = yardsticks.get_mut(other.yardstick).ok_or("no yardstick")?;
+            for _ in 0..SLICES {
+                let of_yardstick = yardstick.slice(packets / SLICES, &mut random)?;
+                beside.extend(of_yardstick);
+                other.slice(packets / SLICES, &mut random)?;
             }
         }
     }
-    let mut records = Vec::new();
-    let mut yardstick = None;
-    for Ready { bed, ways } in &mut ready {
-        bed.path()?.all_forwarded()?;
-        for (name, _, samples) in ways {
-            let record = Record::new('M', name, "ns/packet", samples);
-            records.push(match yardstick {
-                None => record,
-                Some(yardstick) => record.against("dsr-l2", yardstick),
-            });
-            yardstick.get_or_insert(median(samples.clone()));
-        }
+    let record = |(name, _, samples): &Way| Record::new('M', name, "ns/packet", samples);
+    let mut records: Vec<Record> = Vec::new();
+    for yardstick in &mut yardsticks {
+        yardstick.bed.path()?.all_forwarded()?;
+        records.extend(yardstick.ways.iter().map(record));
+    }
+    for (other, beside) in others.iter_mut().zip(beside) {
+        other.bed.path()?.all_forwarded()?;
+        let name = YARDSTICKS.get(other.yardstick).map_or("", |it| it.name);
+        let yardstick = median(beside);
+        let against = |way| record(way).against(name, yardstick);
+        records.extend(other.ways.iter().map(against));
     }
     Ok(records)
 }
@@ -174,13 +206,14 @@ fn all(packets: u32, repetitions: usize) -> Result<Vec<Record>, Failure> {
 /// (true is IPv6).
 #[must_use]
 pub fn config(keys: &str, [client_v6, backend_v6]: [bool; 2]) -> String {
-    let mut text = "[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n\
+    // As many sessions as connection tracking is made for flows.
+    let mut text = format!("[engine]\nflows_per_worker = {FLOWS}\n");
+    text += "[[port]]\nname = \"wan\"\ndevice = \"net_null0\"\n\
          addresses = [\"10.0.0.1/16\", \"2001:db8:2::1/64\"]\n\
          [[route]]\nto = \"0.0.0.0/0\"\nvia = \"10.0.0.2\"\n\
          [[route]]\nto = \"::/0\"\nvia = \"2001:db8:2::fe\"\n\
          [[neighbor]]\naddress = \"10.0.0.2\"\nmac = \"02:00:00:00:00:fe\"\n\
-         [[neighbor]]\naddress = \"2001:db8:2::fe\"\nmac = \"02:00:00:00:00:fe\"\n"
-        .to_owned();
+         [[neighbor]]\naddress = \"2001:db8:2::fe\"\nmac = \"02:00:00:00:00:fe\"\n";
     let vip = if client_v6 {
         "2001:db8:ff::10"
     } else {
@@ -233,6 +266,9 @@ fn get_ready(case: &Case) -> Result<Ready, Failure> {
         }
     }
     path.load(&traffic);
+    let mut random = Random::new(7);
+    shuffle(&mut forth, &mut random);
+    shuffle(&mut back, &mut random);
     let mut ways = Vec::new();
     if case.comes_back {
         ways.push((format!("{} forward", case.name), forth, Vec::new()));
@@ -240,7 +276,11 @@ fn get_ready(case: &Case) -> Result<Ready, Failure> {
     } else {
         ways.push((case.name.to_owned(), forth, Vec::new()));
     }
-    Ok(Ready { bed, ways })
+    Ok(Ready {
+        bed,
+        yardstick: usize::from(case.v6[0]),
+        ways,
+    })
 }
 
 /// What answers a frame that weir sent: its ends exchanged, so that checksums stay right.
@@ -255,17 +295,23 @@ fn answer(sent: &[u8]) -> Result<Shot, Failure> {
     Ok(shot)
 }
 
-/// Nanoseconds a packet over uniformly random flows, copying the frames in included.
+/// Puts frames into an order that is random.
+fn shuffle(shots: &mut [Shot], random: &mut Random) {
+    for last in (1..shots.len()).rev() {
+        let other = (u64::from(random.next()) * (last as u64 + 1)) >> 32;
+        shots.swap(last, other as usize);
+    }
+}
+
+/// Nanoseconds a packet, from any flow on, copying the frames in included.
 fn time(path: &mut Path, shots: &[Shot], packets: u32, run: bool, random: &mut Random) -> f64 {
-    let flows = shots.len() as u64;
+    let first = (u64::from(random.next()) * shots.len() as u64) >> 32;
+    let mut shots = shots.iter().cycle().skip(first as usize);
     let rounds = packets.div_ceil(BURST as u32).max(1);
     let start = Instant::now();
     for _ in 0..rounds {
-        for frame in path.frames() {
-            let flow = (u64::from(random.next()) * flows) >> 32;
-            if let Some(shot) = shots.get(flow as usize) {
-                shot.write(frame);
-            }
+        for (frame, shot) in path.frames().iter_mut().zip(&mut shots) {
+            shot.write(frame);
         }
         if run {
             path.process(2);

@@ -124,7 +124,10 @@ impl Traffic {
     }
 }
 
-/// A UDP frame over IPv4 to the VIP, port 80, without a UDP checksum and without a source.
+/// Any UDP checksum but none: weir changes it and leaves the checking to who receives it.
+const CHECKSUM: [u8; 2] = [0x12, 0x34];
+
+/// A UDP frame over IPv4 to the VIP, port 80, without a source.
 #[must_use]
 pub fn udp4() -> [u8; FRAME] {
     let mut frame = [0; FRAME];
@@ -134,7 +137,7 @@ pub fn udp4() -> [u8; FRAME] {
         0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0, 0, 0, 0, 0, 198, 51, 100, 10,
     ]);
     frame[36..38].copy_from_slice(&80u16.to_be_bytes());
-    frame[38..40].copy_from_slice(&26u16.to_be_bytes());
+    frame[38..42].copy_from_slice(&[0, 26, CHECKSUM[0], CHECKSUM[1]]);
     frame
 }
 
@@ -148,8 +151,7 @@ fn udp6() -> Vec<u8> {
     frame[38..42].copy_from_slice(&[0x20, 1, 0x0d, 0xb8]);
     frame[42..54].copy_from_slice(&[0, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]);
     frame[56..58].copy_from_slice(&80u16.to_be_bytes());
-    // Any checksum but none: weir changes it and leaves the checking to who receives it.
-    frame[58..62].copy_from_slice(&[0, 8, 0x12, 0x34]);
+    frame[58..62].copy_from_slice(&[0, 8, CHECKSUM[0], CHECKSUM[1]]);
     frame
 }
 

@@ -15,7 +15,7 @@ use crate::parse::Packet;
 ///
 /// # Errors
 /// The reason to drop it, where the frame is not what its descriptor says.
-#[inline]
+#[inline(always)]
 pub fn to_backend(
     frame: &mut [u8],
     packet: &Packet,
@@ -64,7 +64,7 @@ pub fn piece_to_backend(
 }
 
 /// Gives what the new address adds to checksums over the pseudo-header.
-#[inline]
+#[inline(always)]
 fn mark(frame: &mut [u8], packet: &Packet, address: Addr, dscp: u8) -> Result<Delta, DropReason> {
     let network = frame.get_mut(usize::from(packet.network)..);
     let network = network.ok_or(DropReason::IpLength)?;
@@ -82,7 +82,7 @@ fn mark(frame: &mut [u8], packet: &Packet, address: Addr, dscp: u8) -> Result<De
     }
 }
 
-#[inline]
+#[inline(always)]
 fn mark_v4(header: &mut [u8; ipv4::LEN], address: Addr, dscp: u8) -> Delta {
     let old = [header[0], header[1]];
     header[1] = header[1] & 0x03 | dscp << 2;

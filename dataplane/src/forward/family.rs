@@ -19,6 +19,8 @@ pub const LONGER: u16 = (ipv6::LEN - ipv4::LEN) as u16;
 /// Packets up to this size may be fragmented again on their way (RFC 7915, section 5.1): as IPv6
 /// packets they are no larger than every link takes.
 pub const MAY_FRAGMENT: u16 = 1260;
+/// Where the checksum of an untagged datagram lies that is behind an IPv4 header without options.
+const CHECKSUM4: usize = BEHIND4 + udp::CHECKSUM;
 /// Loose and strict source route (RFC 791, section 3.1).
 const SOURCE_ROUTES: [u8; 2] = [131, 137];
 
@@ -91,7 +93,7 @@ pub fn to_v6<B: Buffer>(frame: &mut B, packet: &mut Packet, ends: &Ends) -> Resu
 /// Hot: as [`to_v6`], for an untagged packet without options whose transport checksum changes by
 /// `transport`; false, with nothing changed, for any other, and where the packet may travel no further.
 /// The Ethernet addresses are the caller's to set.
-#[inline]
+#[inline(always)]
 pub fn quickly_to_v6<B: Buffer>(
     frame: &mut B,
     packet: &Packet,
@@ -104,13 +106,14 @@ pub fn quickly_to_v6<B: Buffer>(
         return false;
     };
     let class = old[ethernet::LEN + 1];
+    let is_missing = !is_tcp && [old[CHECKSUM4], old[CHECKSUM4 + 1]] == [0, 0];
     let is_common = usize::from(packet.transport) == BEHIND4
         && (is_tcp || packet.protocol == protocol::UDP)
         && packet.ttl > 1
         && payload + ipv6::LEN <= usize::from(u16::MAX);
     // Nothing but the checksum is changed where there is more to it after all.
     if !is_common
-        || !is_tcp && compute_missing_checksum(frame.data_mut(), packet, payload).is_err()
+        || is_missing && compute_missing_checksum(frame.data_mut(), packet, payload).is_err()
         || frame.prepend(LONGER.into()).is_err()
     {
         return false;
@@ -126,7 +129,7 @@ pub fn quickly_to_v6<B: Buffer>(
 }
 
 /// Hot: as [`to_v4`]; otherwise as [`quickly_to_v6`].
-#[inline]
+#[inline(always)]
 pub fn quickly_to_v4<B: Buffer>(
     frame: &mut B,
     packet: &Packet,

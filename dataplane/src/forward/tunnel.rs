@@ -21,6 +21,7 @@ use weir_shm::model::{Forwarding, OuterChecksum, Service, TunnelSource};
 
 use super::{Steered, geneve, gre, gue, ipip};
 use crate::address::Version;
+use crate::flow::FlowHash;
 use crate::parse::Packet;
 
 /// Hot: a client's packet inside another, to its backend.
@@ -32,9 +33,15 @@ pub fn to_backend<B: Buffer>(frame: &mut B, steered: &Steered<'_>) -> Result<(),
     let outers = &steered.services.outers;
     let outer = outers.get(steered.backend.outer as usize);
     let outer = outer.ok_or(DropReason::NoBackend)?;
-    // The half of the hash that neither picks the backend nor the conntrack line: flows of one
-    // backend have all values of it.
-    outer.encapsulate(frame, steered.packet, steered.hash.fingerprint)
+    outer.encapsulate(frame, steered.packet, entropy(steered.hash))
+}
+
+/// Hot: what tells a flow's outer packets from others': the half of the hash that neither picks the
+/// backend nor the conntrack line, so flows of one backend have all values of it.
+#[inline(always)]
+#[must_use]
+pub const fn entropy(hash: FlowHash) -> u64 {
+    hash.fingerprint
 }
 
 /// The outer headers that a service's packets to `backend` get, from `source`; `None` where its mode
@@ -233,6 +240,37 @@ impl Outer {
         entropy: u64,
     ) -> Result<(), DropReason> {
         let network = usize::from(packet.network);
+        if network == ethernet::LEN {
+            return self.encapsulate_untagged(frame, packet, entropy);
+        }
+        let tag = frame.data().get(12..);
+        let tag = tag.and_then(|rest| rest.first_chunk::<4>()).copied();
+        self.put(frame, packet, (network, tag), entropy)
+    }
+
+    /// Hot: as [`Outer::encapsulate`], for a frame without a VLAN tag.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(always)]
+    pub fn encapsulate_untagged<B: Buffer>(
+        &self,
+        frame: &mut B,
+        packet: &Packet,
+        entropy: u64,
+    ) -> Result<(), DropReason> {
+        self.put(frame, packet, (ethernet::LEN, None), entropy)
+    }
+
+    /// Hot: the outer headers before the packet at `network`, and the tag that was before it.
+    #[inline(always)]
+    fn put<B: Buffer>(
+        &self,
+        frame: &mut B,
+        packet: &Packet,
+        (network, tag): (usize, Option<[u8; 4]>),
+        entropy: u64,
+    ) -> Result<(), DropReason> {
         let (len, shim) = (usize::from(self.len), usize::from(self.shim));
         let total = len + usize::from(packet.ip_len);
         let data = frame.data();
@@ -243,13 +281,6 @@ impl Outer {
         let traffic_class = match packet.version {
             Version::V4 => *second,
             Version::V6 => first << 4 | second >> 4,
-        };
-        let tag = if network == ethernet::LEN {
-            None
-        } else {
-            data.get(12..)
-                .and_then(|rest| rest.first_chunk::<4>())
-                .copied()
         };
         let padding = data
             .len()
@@ -290,7 +321,7 @@ impl Outer {
         frame.trim_front(front).map_err(|_| DropReason::Runt)
     }
 
-    #[inline]
+    #[inline(always)]
     fn fill_ip(
         &self,
         room: &mut [u8; ROOM],
@@ -308,13 +339,15 @@ impl Outer {
                 if let Some(header) = header.first_chunk_mut::<{ ipv4::LEN }>() {
                     let length = total.to_be_bytes();
                     let source = (low as u32).to_be_bytes();
-                    let sum = u64::from(self.sum)
-                        + u64::from(u16::from_ne_bytes([0, traffic_class]))
-                        + u64::from(u16::from_ne_bytes(length))
-                        + u64::from(u32::from_ne_bytes(source));
+                    let halves = u32::from_ne_bytes(source);
+                    let sum = self.sum
+                        + u32::from(u16::from_ne_bytes([0, traffic_class]))
+                        + u32::from(u16::from_ne_bytes(length))
+                        + (halves & 0xffff)
+                        + (halves >> 16);
                     header[1] = traffic_class;
                     [header[2], header[3]] = length;
-                    [header[10], header[11]] = (!checksum::fold(sum)).to_ne_bytes();
+                    [header[10], header[11]] = (!checksum::fold_few(sum)).to_ne_bytes();
                     [header[12], header[13], header[14], header[15]] = source;
                 }
             }
@@ -363,7 +396,7 @@ impl Outer {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn fill_udp(room: &mut [u8; ROOM], shim: usize, length: u16, entropy: u64) {
     let header = room.get_mut(ROOM - shim..);
     if let Some(header) = header.and_then(|rest| rest.first_chunk_mut::<{ udp::LEN }>()) {

@@ -13,7 +13,7 @@ use super::Snapshot;
 use super::lane::{Lane, Verdict};
 use crate::adjacency::{Adjacency, Exit};
 use crate::forward::full_nat::{self, Ends};
-use crate::forward::{Mode, Steered, nat};
+use crate::forward::{Mode, dscp, nat, tunnel};
 use crate::parse::Packet;
 use crate::service::{Backend, Services};
 use crate::session::{Record, Sessions};
@@ -72,7 +72,8 @@ impl<'a> Quick<'a> {
         let done = match backend.mode {
             Mode::DsrL2 => address(data, exit),
             Mode::Nat => nat::quickly_to_backend(data, packet, backend) && address(data, exit),
-            Mode::Tunnel | Mode::DsrDscp => return self.changed(frame, lane, backend, exit),
+            Mode::Tunnel => return self.tunnelled(frame, lane, backend, exit),
+            Mode::DsrDscp => return self.marked(frame, lane, backend, exit),
             Mode::FullNat => false,
         };
         if done {
@@ -84,10 +85,10 @@ impl<'a> Quick<'a> {
         }
     }
 
-    /// Hot: rewrites a client's packet where its mode takes more than a few fields. A function of its
-    /// own, so that the modes which take less keep their registers.
+    /// Hot: puts a client's packet into its backend's tunnel. A function of its own, so that the modes
+    /// which take less keep their registers.
     #[inline(never)]
-    fn changed<B: Buffer>(
+    fn tunnelled<B: Buffer>(
         &mut self,
         frame: &mut B,
         lane: &mut Lane,
@@ -95,14 +96,40 @@ impl<'a> Quick<'a> {
         exit: &Exit,
     ) {
         let bytes = frame.len() as u64;
-        let steered = Steered {
-            packet: &lane.packet,
-            hash: lane.hash,
-            backend,
-            services: self.services,
-        };
-        let changed = backend.mode.forward(frame, &steered);
-        if let Err(reason) = changed {
+        if let Some(outer) = self.services.outers.get(backend.outer as usize) {
+            let done = outer.encapsulate_untagged(frame, &lane.packet, tunnel::entropy(lane.hash));
+            self.leaves(frame, lane, backend, exit, bytes, done);
+        }
+    }
+
+    /// Hot: marks a client's packet for its backend. A function of its own, as
+    /// [`Quick::tunnelled`] is.
+    #[inline(never)]
+    fn marked<B: Buffer>(
+        &mut self,
+        frame: &mut B,
+        lane: &mut Lane,
+        backend: &Backend,
+        exit: &Exit,
+    ) {
+        let bytes = frame.len() as u64;
+        let Backend { address, dscp, .. } = *backend;
+        let done = dscp::to_backend(frame.data_mut(), &lane.packet, address, dscp);
+        self.leaves(frame, lane, backend, exit, bytes, done);
+    }
+
+    /// Hot: sends what was `bytes` long before it was rewritten, or leaves the reason to drop it.
+    #[inline(always)]
+    fn leaves<B: Buffer>(
+        &mut self,
+        frame: &mut B,
+        lane: &mut Lane,
+        backend: &Backend,
+        exit: &Exit,
+        bytes: u64,
+        done: Result<(), DropReason>,
+    ) {
+        if let Err(reason) = done {
             lane.verdict = Verdict::Drop(reason);
         } else if address(frame.data_mut(), exit) {
             let first = backend.counters as usize;

@@ -17,6 +17,14 @@ pub const fn fold(sum: u64) -> u16 {
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
+/// Folds a sum of fewer than 65,536 16-bit words to 16 bits.
+#[inline(always)]
+#[must_use]
+pub const fn fold_few(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
 /// Whether a sum of 16-bit words, `carry` of it above 64 bits, folds to all ones, as an intact
 /// header's does. One's complement sums are remainders modulo 65,535, so that is to ask whether the
 /// sum is divisible by it; and a division by an odd number without remainder is a multiplication
@@ -212,6 +220,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_sum_of_few_words_folds_to_what_any_sum_does(sum: u32) {
+            prop_assert_eq!(fold_few(sum), fold(sum.into()));
+        }
+
         #[test]
         fn a_folded_delta_does_what_the_delta_does(old: [u8; 16], new: [u8; 16], checksum: [u8; 2]) {
             let delta = Delta::none().word128(&old, &new).word16([1, 0], [0, 0]);
