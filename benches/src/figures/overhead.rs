@@ -2,7 +2,9 @@
 //! and with a capture of one packet in a thousand beside it, against the same weir left alone.
 //!
 //! Both are taken in turns, a window each, the first of a pair being now the one and now the other,
-//! so that a machine that grows slower or faster does not tell against either.
+//! so that a machine that grows slower or faster does not tell against either. What others do on the
+//! machine only ever makes a window slower, by more than what is looked for: of each repetition's
+//! windows, the quarter that were least disturbed are compared.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -24,10 +26,10 @@ use crate::rig::{self, said};
 const LISTEN: &str = "127.0.0.1:9100";
 /// From one scrape to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The shortest window: with two scrapes in it.
-const WINDOW: Duration = Duration::from_secs(2);
+/// The shortest window: with a scrape in it.
+const WINDOW: Duration = Duration::from_secs(1);
 /// Pairs of windows a repetition: what is looked for is smaller than what two windows differ by anyway.
-const PAIRS: usize = 4;
+const PAIRS: usize = 8;
 /// How long a scrape may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Flows of the load: as many as a worker's second-level cache does not hold.
@@ -61,11 +63,10 @@ pub fn measure(settings: &Settings) -> Result<Vec<Record>, Failure> {
         ("scraped every second, 1 packet in 1,000 captured", true),
     ] {
         let (mut alone, mut watched, mut costs) = (Vec::new(), Vec::new(), Vec::new());
-        for repetition in 0..settings.repetitions * PAIRS {
-            let mut pair = [0.0; 2];
-            let order = if repetition % 2 == 0 { [0, 1] } else { [1, 0] };
+        for turn in 0..settings.repetitions * PAIRS {
+            let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
             for place in order {
-                pair[place] = if place == 0 {
+                let rate = if place == 0 {
                     balancer.rate(Duration::ZERO, window)?
                 } else {
                     let capture = captures
@@ -77,11 +78,11 @@ pub fn measure(settings: &Settings) -> Result<Vec<Record>, Failure> {
                     }
                     rate
                 };
+                [&mut alone, &mut watched][place].push(rate);
             }
-            let [left, seen] = pair;
-            alone.push(left);
-            watched.push(seen);
-            costs.push((1.0 - seen / left) * 100.0);
+        }
+        for (left, seen) in alone.chunks(PAIRS).zip(watched.chunks(PAIRS)) {
+            costs.push((1.0 - undisturbed(seen) / undisturbed(left)) * 100.0);
         }
         records.push(
             Record::new('O', &format!("rate, {case}"), "Mpps", &watched)
@@ -96,6 +97,13 @@ pub fn measure(settings: &Settings) -> Result<Vec<Record>, Failure> {
     }
     balancer.stop()?;
     Ok(records)
+}
+
+/// The rate that a quarter of the windows reached.
+fn undisturbed(rates: &[f64]) -> f64 {
+    let mut rates = rates.to_vec();
+    rates.sort_unstable_by(f64::total_cmp);
+    rates.get(rates.len() * 3 / 4).copied().unwrap_or(f64::NAN)
 }
 
 /// Does something while metrics are scraped.
@@ -127,7 +135,7 @@ fn scraped<T>(
         outcome
     })?;
     match scrapes.load(Ordering::Relaxed) {
-        0 | 1 => Err("metrics were hardly scraped".into()),
+        0 => Err("metrics were not scraped".into()),
         _ => Ok(outcome),
     }
 }
