@@ -40,6 +40,12 @@ impl Random {
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
     }
+
+    /// A random number below `limit`, each about as likely.
+    #[inline]
+    pub const fn below(&mut self, limit: u32) -> u32 {
+        ((self.next() as u64 * limit as u64) >> 32) as u32
+    }
 }
 
 /// The median of some figures.

@@ -2,22 +2,20 @@
 //! steered as UDP.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a helper that cannot go on fails its test
 
+#[path = "support/play.rs"]
+mod play;
 mod support;
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use etherparse::SlicedPacket;
 use serde_json::Value;
 use support::{Transport, frame};
 use weir::quic::encode::{Encoder, FirstOctet};
-use weir::replay::capture::{CaptureReader, CaptureWriter};
 use weir_shm::model::{QuicConfig, QuicKey, ServerId};
 
 const KEY: &str = "8f95f09245765f80256934e50c66207f";
 const BACKENDS: u8 = 4;
-const START: u64 = 1_700_000_000_000_000_000;
-const MILLI: u64 = 1_000_000;
 
 /// Three configurations side by side: plaintext as AWS's NLB reads it, one AES block, four passes.
 fn configs() -> [QuicConfig; 3] {
@@ -139,7 +137,7 @@ fn long(first: u8, version: u32, cid: &[u8]) -> Vec<u8> {
 struct Play {
     protocol: &'static str,
     datagrams: Vec<(String, Vec<u8>)>,
-    script: String,
+    commands: Vec<(f64, String)>,
 }
 
 /// What came of it: the backend of each datagram, in order, and the report.
@@ -153,7 +151,7 @@ impl Play {
         Self {
             protocol: "quic",
             datagrams: Vec::new(),
-            script: String::new(),
+            commands: Vec::new(),
         }
     }
 
@@ -168,42 +166,23 @@ impl Play {
     /// A command after what was sent so far.
     fn command(&mut self, line: &str) -> &mut Self {
         let millis = self.datagrams.len() as f64 - 0.5;
-        self.script += &format!("@{:.4} {line}\n", millis.max(0.0) / 1000.0);
+        self.commands.push((millis.max(0.0), line.to_owned()));
         self
     }
 
     fn run(&self) -> Played {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        std::fs::write(path("weir.toml"), config(self.protocol)).unwrap();
-        std::fs::write(path("script"), &self.script).unwrap();
-        let mut writer = CaptureWriter::create(&path("in.pcap"), false).unwrap();
+        let mut play = play::Play::new(&config(self.protocol));
         for (millis, (source, payload)) in (0u64..).zip(&self.datagrams) {
-            let bytes = frame(source, "192.0.2.10:443", Transport::Udp)
-                .payload(payload)
-                .build();
-            writer.write(START + millis * MILLI, &bytes).unwrap();
+            let datagram = frame(source, "192.0.2.10:443", Transport::Udp).payload(payload);
+            play.frame(millis, datagram.build());
         }
-        writer.finish().unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_weir"))
-            .current_dir(folder.path())
-            .args([
-                "replay",
-                "--config",
-                "weir.toml",
-                "--in",
-                "wan=in.pcap",
-                "--out",
-                "out.pcap",
-            ])
-            .args(["--script", "script", "--json"])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
+        for (millis, line) in &self.commands {
+            play.command(*millis, line);
+        }
+        let played = play.run();
         let mut backends = vec![None; self.datagrams.len()];
-        let mut reader = CaptureReader::open(&path("out.pcap")).unwrap();
-        while let Some(frame) = reader.take() {
-            let packet = SlicedPacket::from_ethernet(&frame.bytes).unwrap();
+        for frame in &played.frames {
+            let packet = SlicedPacket::from_ethernet(frame).unwrap();
             let Some(etherparse::NetSlice::Ipv4(ip)) = packet.net else {
                 panic!("{packet:?}")
             };
@@ -213,8 +192,7 @@ impl Play {
             let number = u32::from_be_bytes(*udp.payload().last_chunk().unwrap());
             backends[number as usize] = Some(ip.header().destination()[3] - 10);
         }
-        let report =
-            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        let report = played.report;
         Played { backends, report }
     }
 }

@@ -2,15 +2,14 @@
 //! exactly as long as its state's time-out, and what becomes of its next packet tells.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a helper that cannot go on fails its test
 
+#[path = "support/play.rs"]
+mod play;
 mod support;
 
 use std::collections::HashMap;
-use std::fmt::Write;
-use std::path::Path;
-use std::process::Command;
 
+use play::Play;
 use support::{Transport, frame};
-use weir::replay::capture::{CaptureReader, CaptureWriter};
 
 /// Strangers in mid-stream are reset; of datagrams, a drained backend gets only those of flows that it
 /// has.
@@ -56,8 +55,6 @@ address = "10.0.0.11"
 address = "10.0.0.12"
 "#;
 
-const START: u64 = 1_700_000_000_000_000_000;
-const MILLI: u64 = 1_000_000;
 /// Milliseconds; all together two hours and a little.
 const SILENCES: [u64; 18] = [
     1_000, 5_000, 9_999, 10_000, 11_000, 60_000, 119_999, 120_000, 121_000, 240_000, 300_000,
@@ -95,17 +92,13 @@ const fn kind(before: &'static [Transport], after: Transport, known: u64) -> Sil
     }
 }
 
-/// What is played: frames by their millisecond, and a script.
-#[derive(Default)]
-struct Play {
-    frames: Vec<(u64, Vec<u8>)>,
-    script: String,
-    /// Of each flow, by its client's port: when it spoke first and last, the flow, its silence.
-    flows: HashMap<u16, (u64, u64, Silent, u64)>,
-}
+/// Flows, by their client's port: when each spoke first and last, the flow, its silence.
+type Flows = HashMap<u16, (u64, u64, Silent, u64)>;
 
-fn play() -> Play {
-    let mut play = Play::default();
+/// What is played, and the flows in it.
+fn two_hours() -> (Play, Flows) {
+    let (mut play, mut flows) = (Play::new(CONFIG), Flows::new());
+    let mut frames = Vec::new();
     let mut begin = 0;
     let mut port = 1_000;
     for silence in SILENCES {
@@ -122,67 +115,37 @@ fn play() -> Play {
                 };
                 let mut at = begin;
                 for transport in silent.before {
-                    play.frames
-                        .push((at, frame(&client, vip, *transport).build()));
+                    frames.push((at, frame(&client, vip, *transport).build()));
                     at += 1;
                 }
                 let last = at - 1 + silence;
-                play.frames
-                    .push((last, frame(&client, vip, silent.after).build()));
-                play.flows.insert(port, (begin, last, silent, silence));
+                frames.push((last, frame(&client, vip, silent.after).build()));
+                flows.insert(port, (begin, last, silent, silence));
                 end = end.max(last);
             }
         }
-        let seconds = |millis: u64| format!("{}.{:03}", millis / 1_000, millis % 1_000);
         let backend = "dns 10.0.0.11:53";
-        writeln!(
-            play.script,
-            "@{} backend drain {backend} --timeout never\n@{} backend enable {backend}",
-            seconds(begin + 500),
-            seconds(end + 100)
-        )
-        .unwrap();
+        let drain = format!("backend drain {backend} --timeout never");
+        play.command((begin + 500) as f64, &drain);
+        play.command((end + 100) as f64, &format!("backend enable {backend}"));
         begin = end + 1_000;
     }
     assert!(begin > 7_200_000, "two hours, not {begin} ms");
-    play.frames.sort_by_key(|(at, _)| *at);
-    play
-}
-
-/// What left, and what was told of it.
-fn replay(folder: &Path) -> (Vec<u8>, Vec<u8>) {
-    let output = Command::new(env!("CARGO_BIN_EXE_weir"))
-        .current_dir(folder)
-        .args(["replay", "--config", "weir.toml", "--in", "wan=in.pcap"])
-        .args(["--out", "out.pcap", "--script", "script", "--json"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    (
-        std::fs::read(folder.join("out.pcap")).unwrap(),
-        output.stdout,
-    )
+    frames.sort_by_key(|(at, _)| *at);
+    for (at, bytes) in frames {
+        play.frame(at, bytes);
+    }
+    (play, flows)
 }
 
 #[test]
 fn a_flow_is_known_for_as_long_as_its_states_time_out_and_no_longer() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    let play = play();
-    std::fs::write(folder.join("weir.toml"), CONFIG).unwrap();
-    std::fs::write(folder.join("script"), &play.script).unwrap();
-    let mut writer = CaptureWriter::create(&folder.join("in.pcap"), false).unwrap();
-    for (millis, bytes) in &play.frames {
-        writer.write(START + millis * MILLI, bytes).unwrap();
-    }
-    writer.finish().unwrap();
-    let outcome = replay(folder);
+    let (play, flows) = two_hours();
+    let played = play.run();
 
     // What became of each packet, by its client's port and its millisecond.
     let mut fates: HashMap<(u16, u64), &str> = HashMap::new();
-    let mut reader = CaptureReader::open(&folder.join("out.pcap")).unwrap();
-    while let Some(sent) = reader.take() {
-        let bytes = &sent.bytes;
+    for (millis, bytes) in played.millis.iter().zip(&played.frames) {
         let (fate, at) = match bytes[5] {
             0x0b => ("first", 34),
             0x0c => ("second", 34),
@@ -190,10 +153,10 @@ fn a_flow_is_known_for_as_long_as_its_states_time_out_and_no_longer() {
         };
         assert_eq!(fate == "reset", bytes[23] == 6 && bytes[47] & 4 != 0);
         let port = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-        fates.insert((port, (sent.time - START) / MILLI), fate);
+        fates.insert((port, *millis), fate);
     }
     let mut moved = HashMap::new();
-    for (port, (begin, last, silent, silence)) in &play.flows {
+    for (port, (begin, last, silent, silence)) in &flows {
         let (was, is) = (fates[&(*port, *begin)], fates[&(*port, *last)]);
         let known = *silence < silent.known;
         let expected = match silent.after {
@@ -208,5 +171,5 @@ fn a_flow_is_known_for_as_long_as_its_states_time_out_and_no_longer() {
     // Every time-out was reached and not reached, and a flow that is known never moved.
     assert!(moved[&(true, false)] > 60, "{moved:?}");
     assert!(!moved.contains_key(&(true, true)), "{moved:?}");
-    assert_eq!(outcome, replay(folder), "and always alike");
+    assert_eq!(played.bytes, play.run().bytes, "and always alike");
 }

@@ -146,9 +146,7 @@ fn look_up(settings: &Settings) -> Result<Vec<f64>, Failure> {
     let mut time = |run: bool| {
         let (start, mut found) = (Instant::now(), 0);
         for _ in 0..rounds {
-            let hashes: [FlowHash; BURST] = std::array::from_fn(|_| {
-                hash(((u64::from(random.next()) * u64::from(MANY)) >> 32) as u32)
-            });
+            let hashes: [FlowHash; BURST] = std::array::from_fn(|_| hash(random.below(MANY)));
             let hashes = black_box(&hashes);
             if run {
                 let lines = table.lines();

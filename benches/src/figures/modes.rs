@@ -298,14 +298,13 @@ fn answer(sent: &[u8]) -> Result<Shot, Failure> {
 /// Puts frames into an order that is random.
 fn shuffle(shots: &mut [Shot], random: &mut Random) {
     for last in (1..shots.len()).rev() {
-        let other = (u64::from(random.next()) * (last as u64 + 1)) >> 32;
-        shots.swap(last, other as usize);
+        shots.swap(last, random.below(last as u32 + 1) as usize);
     }
 }
 
 /// Nanoseconds a packet, from any flow on, copying the frames in included.
 fn time(path: &mut Path, shots: &[Shot], packets: u32, run: bool, random: &mut Random) -> f64 {
-    let first = (u64::from(random.next()) * shots.len() as u64) >> 32;
+    let first = random.below(shots.len() as u32);
     let mut shots = shots.iter().cycle().skip(first as usize);
     let rounds = packets.div_ceil(BURST as u32).max(1);
     let start = Instant::now();

@@ -61,7 +61,7 @@ fn together(paths: Vec<Path>, packets: u32) -> Result<(f64, Vec<Path>), Failure>
             let udp = Traffic::new(Kind::Udp4);
             let mut random = Random::new(42 + number as u64);
             start.wait();
-            let any = || ((u64::from(random.next()) * u64::from(FLOWS)) >> 32) as u32;
+            let any = || random.below(FLOWS);
             let nanoseconds = path.time(&udp, packets, true, any);
             (1e3 / nanoseconds, path)
         })?);

@@ -252,7 +252,7 @@ impl Path {
         packets: u32,
         random: &mut Random,
     ) -> f64 {
-        let mut any = || ((u64::from(random.next()) * u64::from(flows)) >> 32) as u32;
+        let mut any = || random.below(flows);
         let without = self.time(traffic, packets, false, &mut any);
         self.time(traffic, packets, true, &mut any) - without
     }

@@ -371,12 +371,8 @@ pub fn compute_missing_checksum(
         + checksum::sum(&packet.source.to_v4())
         + checksum::sum(&packet.destination.to_v4())
         + checksum::sum(&pseudo);
-    let check = match !checksum::fold(sum) {
-        0 => u16::MAX,
-        other => other,
-    };
     if let Some(field) = datagram.get_mut(udp::CHECKSUM..udp::CHECKSUM + 2) {
-        field.copy_from_slice(&check.to_ne_bytes());
+        field.copy_from_slice(&checksum::of_udp(sum));
     }
     Ok(())
 }

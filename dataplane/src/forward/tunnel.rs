@@ -386,12 +386,8 @@ impl Outer {
             + u64::from(u16::from_ne_bytes(length))
             + u64::from(u16::from_ne_bytes([0, protocol::UDP]))
             + checksum::sum(datagram);
-        let sum = match !checksum::fold(sum) {
-            0 => 0xffff,
-            other => other,
-        };
         if let Some(place) = datagram.get_mut(udp::CHECKSUM..udp::CHECKSUM + 2) {
-            place.copy_from_slice(&sum.to_ne_bytes());
+            place.copy_from_slice(&checksum::of_udp(sum));
         }
     }
 }

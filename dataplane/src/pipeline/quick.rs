@@ -78,10 +78,7 @@ impl<'a> Quick<'a> {
         };
         if done {
             let bytes = data.len() as u64;
-            let first = backend.counters as usize;
-            self.counters.add_packet(first + counters::PACKETS, bytes);
-            self.count(backend.service, bytes);
-            self.send(lane, exit.port);
+            self.send_to(lane, backend, backend.service, bytes, exit);
         }
     }
 
@@ -132,10 +129,7 @@ impl<'a> Quick<'a> {
         if let Err(reason) = done {
             lane.verdict = Verdict::Drop(reason);
         } else if address(frame.data_mut(), exit) {
-            let first = backend.counters as usize;
-            self.counters.add_packet(first + counters::PACKETS, bytes);
-            self.count(backend.service, bytes);
-            self.send(lane, exit.port);
+            self.send_to(lane, backend, backend.service, bytes, exit);
         } else {
             lane.verdict = Verdict::Drop(DropReason::Runt);
         }
@@ -192,10 +186,7 @@ impl<'a> Quick<'a> {
             && full_nat::translate_quickly(frame, packet, &ends, change, || own.next_id(worker))
             && address(frame.data_mut(), exit)
         {
-            let first = backend.counters as usize;
-            self.counters.add_packet(first + counters::PACKETS, bytes);
-            self.count(lane.service, bytes);
-            self.send(lane, exit.port);
+            self.send_to(lane, backend, lane.service, bytes, exit);
         }
     }
 
@@ -231,6 +222,22 @@ impl<'a> Quick<'a> {
             self.sent += 1;
             self.send(lane, exit.port);
         }
+    }
+
+    /// Hot: counts a client's packet of so many bytes for its backend and service, and sends it.
+    #[inline(always)]
+    fn send_to(
+        &mut self,
+        lane: &mut Lane,
+        backend: &Backend,
+        service: u32,
+        bytes: u64,
+        exit: &Exit,
+    ) {
+        let first = backend.counters as usize;
+        self.counters.add_packet(first + counters::PACKETS, bytes);
+        self.count(service, bytes);
+        self.send(lane, exit.port);
     }
 
     #[inline(always)]

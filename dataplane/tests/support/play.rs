@@ -1,5 +1,6 @@
 //! A capture and a script through `weir replay` itself: what leaves, and the report.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a helper that cannot go on fails its test
+#![allow(dead_code)] // each test asks for a part of it
 
 use std::process::Command;
 
@@ -7,6 +8,7 @@ use serde_json::Value;
 use weir::replay::capture::{CaptureReader, CaptureWriter};
 
 const START: u64 = 1_700_000_000_000_000_000;
+const MILLI: u64 = 1_000_000;
 
 /// What a test plays: frames at milliseconds, and commands.
 #[derive(Debug, Clone, Default)]
@@ -21,8 +23,12 @@ pub struct Play {
 pub struct Played {
     /// What left, in order.
     pub frames: Vec<Vec<u8>>,
+    /// When each of those left, in milliseconds.
+    pub millis: Vec<u64>,
     /// `--json`.
     pub report: Value,
+    /// The capture of what left and standard output, byte by byte.
+    pub bytes: [Vec<u8>; 2],
 }
 
 impl Play {
@@ -53,7 +59,7 @@ impl Play {
         std::fs::write(path("script"), &self.script).unwrap();
         let mut writer = CaptureWriter::create(&path("in.pcap"), false).unwrap();
         for (millis, bytes) in &self.frames {
-            writer.write(START + millis * 1_000_000, bytes).unwrap();
+            writer.write(START + millis * MILLI, bytes).unwrap();
         }
         writer.finish().unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_weir"))
@@ -63,14 +69,20 @@ impl Play {
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}\n{}", self.config);
-        let mut frames = Vec::new();
+        let (mut frames, mut millis) = (Vec::new(), Vec::new());
         let mut reader = CaptureReader::open(&path("out.pcap")).unwrap();
         while let Some(frame) = reader.take() {
             frames.push(frame.bytes.clone());
+            millis.push((frame.time - START) / MILLI);
         }
         let report =
             serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
-        Played { frames, report }
+        Played {
+            frames,
+            millis,
+            report,
+            bytes: [std::fs::read(path("out.pcap")).unwrap(), output.stdout],
+        }
     }
 }
 

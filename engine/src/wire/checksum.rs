@@ -25,6 +25,17 @@ pub const fn fold_few(sum: u32) -> u16 {
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
+/// The checksum of a UDP datagram and its pseudo-header that sum up to this, as it lies in the frame:
+/// one that comes out as zero is sent as all ones (RFC 768).
+#[inline]
+#[must_use]
+pub const fn of_udp(sum: u64) -> [u8; 2] {
+    match !fold(sum) {
+        0 => [0xff; 2],
+        other => other.to_ne_bytes(),
+    }
+}
+
 /// Whether a sum of 16-bit words, `carry` of it above 64 bits, folds to all ones, as an intact
 /// header's does. One's complement sums are remainders modulo 65,535, so that is to ask whether the
 /// sum is divisible by it; and a division by an odd number without remainder is a multiplication
