@@ -22,7 +22,7 @@ use crate::listeners::{self, ANY_PROTOCOL, Listeners};
 use crate::parse::Packet;
 use crate::quic::Quic;
 use crate::scheduler::{Key, Scheduler};
-use crate::session::{FIRST_PORT, LAST_PORT, Sessions, Times};
+use crate::session::{Sessions, Times, is_spoken_from};
 
 /// Which flows a backend takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -450,8 +450,7 @@ impl Services {
     #[must_use]
     pub fn spoken_from(&self, packet: &Packet) -> Option<u16> {
         let sessions = self.sessions.as_ref()?;
-        (FIRST_PORT..=LAST_PORT)
-            .contains(&packet.destination_port())
+        is_spoken_from(packet.destination_port())
             .then(|| sessions.find_address(packet.version, packet.destination))
             .flatten()
     }

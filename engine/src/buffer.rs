@@ -112,6 +112,25 @@ impl HeapBuffer {
     pub fn new(frame: &[u8]) -> Self {
         Self::with_room(frame, HEADROOM, HEADROOM)
     }
+
+    /// Puts another frame in the place of what it holds, with [`HEADROOM`] before it, as a device does
+    /// with a buffer that came home: it costs the same whatever has become of the last one.
+    ///
+    /// # Errors
+    /// When the memory is too short for it; nothing is changed then.
+    #[inline]
+    pub fn refill(&mut self, frame: &[u8]) -> Result<(), NoRoom> {
+        let HeapFrame { memory, start, len } = &mut *self.0;
+        let available = memory.len().saturating_sub(HEADROOM);
+        let place = memory.get_mut(HEADROOM..HEADROOM + frame.len());
+        let place = place.ok_or(NoRoom {
+            wanted: frame.len(),
+            available,
+        })?;
+        place.copy_from_slice(frame);
+        (*start, *len) = (HEADROOM, frame.len());
+        Ok(())
+    }
 }
 
 impl Buffer for HeapBuffer {
@@ -210,6 +229,19 @@ mod tests {
         buffer.append(2).unwrap();
         buffer.trim_back(2).unwrap();
         assert_eq!(buffer.data(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_buffer_takes_another_frame_whatever_became_of_the_last() {
+        let mut buffer = HeapBuffer::new(&[1, 2, 3]);
+        buffer.prepend(20).unwrap();
+        buffer.refill(&[4, 5]).unwrap();
+        assert_eq!((buffer.data(), buffer.headroom()), (&[4, 5][..], HEADROOM));
+        buffer.trim_front(1).unwrap();
+        buffer.refill(&[6; 9]).unwrap();
+        assert_eq!((buffer.data(), buffer.headroom()), (&[6; 9][..], HEADROOM));
+        assert!(buffer.refill(&[0; 2 * HEADROOM]).is_err());
+        assert_eq!(buffer.data(), [6; 9]);
     }
 
     #[test]

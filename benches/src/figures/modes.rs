@@ -22,6 +22,9 @@ use crate::{Failure, Random, median};
 const FLOWS: u32 = 60_000;
 /// Slices of a repetition.
 const SLICES: u32 = 8;
+/// Rounds that go into a millisecond, about: time goes on as it does under this load, so that what is
+/// done again every so often is done.
+const ROUNDS_A_MS: u32 = 1_000;
 /// Bytes of the longest frame.
 const LONGEST: usize = 96;
 
@@ -44,23 +47,12 @@ impl Shot {
         Ok(shot)
     }
 
-    /// Hot: puts the frame over whatever `frame` holds.
+    /// Hot: puts the frame in the place of whatever `frame` holds.
     #[inline]
     fn write(&self, frame: &mut HeapBuffer) {
-        let held = frame.len();
-        let fits = if held > self.len {
-            frame.trim_front(held - self.len)
-        } else {
-            frame.prepend(self.len - held)
-        };
-        if fits.is_ok()
-            && let (Some(to), Some(from)) = (
-                frame.data_mut().get_mut(..self.len),
-                self.bytes.get(..self.len),
-            )
-        {
-            to.copy_from_slice(from);
-        }
+        let bytes = self.bytes.get(..self.len).unwrap_or_default();
+        // Never too long: buffers have room for more than the longest frame.
+        let _ = frame.refill(bytes);
     }
 }
 
@@ -139,6 +131,19 @@ struct Ready {
     /// The place of its yardstick.
     yardstick: usize,
     ways: Vec<Way>,
+    clock: Rounds,
+}
+
+/// The time that a case has been measured for, in rounds.
+struct Rounds(u32);
+
+impl Rounds {
+    /// The next round's time, in milliseconds.
+    #[inline]
+    const fn next(&mut self) -> u32 {
+        self.0 += 1;
+        2 + self.0 / ROUNDS_A_MS
+    }
 }
 
 /// One direction of it: its name, its frames, and what was measured of it.
@@ -148,11 +153,10 @@ impl Ready {
     /// Measures nanoseconds a packet of each of its ways; gives those.
     fn slice(&mut self, packets: u32, random: &mut Random) -> Result<Vec<f64>, Failure> {
         let path = self.bed.path()?;
+        let clock = &mut self.clock;
         let of = |(_, shots, samples): &mut Way| {
-            // What frames of this way fit is left by the other way.
-            time(path, shots, BURST as u32, true, random);
-            let without = time(path, shots, packets, false, random);
-            let each = time(path, shots, packets, true, random) - without;
+            let without = time(path, shots, packets, false, clock, random);
+            let each = time(path, shots, packets, true, clock, random) - without;
             samples.push(each);
             each
         };
@@ -280,6 +284,7 @@ fn get_ready(case: &Case) -> Result<Ready, Failure> {
         bed,
         yardstick: usize::from(case.v6[0]),
         ways,
+        clock: Rounds(0),
     })
 }
 
@@ -303,7 +308,14 @@ fn shuffle(shots: &mut [Shot], random: &mut Random) {
 }
 
 /// Nanoseconds a packet, from any flow on, copying the frames in included.
-fn time(path: &mut Path, shots: &[Shot], packets: u32, run: bool, random: &mut Random) -> f64 {
+fn time(
+    path: &mut Path,
+    shots: &[Shot],
+    packets: u32,
+    run: bool,
+    clock: &mut Rounds,
+    random: &mut Random,
+) -> f64 {
     let first = random.below(shots.len() as u32);
     let mut shots = shots.iter().cycle().skip(first as usize);
     let rounds = packets.div_ceil(BURST as u32).max(1);
@@ -312,8 +324,9 @@ fn time(path: &mut Path, shots: &[Shot], packets: u32, run: bool, random: &mut R
         for (frame, shot) in path.frames().iter_mut().zip(&mut shots) {
             shot.write(frame);
         }
+        let now = clock.next();
         if run {
-            path.process(2);
+            path.process(now);
         }
     }
     start.elapsed().as_secs_f64() * 1e9 / f64::from(rounds * BURST as u32)

@@ -219,7 +219,9 @@ pub fn translate_quickly<B: Buffer>(
 ) -> bool {
     match (packet.version, ends.version) {
         (Version::V4, Version::V6) => family::quickly_to_v6(frame, packet, ends, transport),
-        (Version::V6, Version::V4) => family::quickly_to_v4(frame, packet, ends, transport, id),
+        (Version::V6, Version::V4) => {
+            family::quickly_to_v4(frame, packet, ends, (network, transport), id)
+        }
         _ => exchange(frame.data_mut(), packet, ends, network, transport),
     }
 }

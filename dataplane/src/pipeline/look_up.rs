@@ -9,6 +9,7 @@ use crate::endpoints::{Endpoint, View};
 use crate::flow::FlowHasher;
 use crate::parse::Packet;
 use crate::service::{Owner, Services};
+use crate::session::is_spoken_from;
 
 /// What the look-up needs, at hand for a burst.
 pub struct LookUp<'a> {
@@ -20,6 +21,9 @@ pub struct LookUp<'a> {
     /// Whether every packet that goes to no VIP exactly is an answer from exactly a backend, or
     /// nobody's.
     plain: bool,
+    /// The addresses that `full-nat` sends from, where a packet that goes to no VIP exactly and to one
+    /// of them is an answer.
+    spoken: Option<View<'a>>,
 }
 
 impl<'a> LookUp<'a> {
@@ -32,6 +36,10 @@ impl<'a> LookUp<'a> {
             hasher,
             lines,
             plain: services.wide.is_none() && services.sessions.is_none(),
+            spoken: match (&services.wide, &services.sessions) {
+                (None, Some(sessions)) => Some(sessions.addresses_view()),
+                _ => None,
+            },
         }
     }
 
@@ -67,6 +75,12 @@ impl<'a> LookUp<'a> {
         {
             lane.backend = backend;
             lane.verdict = Verdict::Return;
+        } else if let Some(spoken) = &self.spoken
+            && is_spoken_from(to)
+            && let Some(address) = spoken.get(Endpoint::address(version, destination))
+        {
+            lane.backend = address;
+            lane.verdict = Verdict::Answer;
         } else {
             self.other(lane);
         }

@@ -7,7 +7,8 @@
 //! 1. `read`: parse each frame into a descriptor.
 //! 2. `look_up`: VIP, flow hash; ask for the conntrack line.
 //! 3. `steer`: conntrack, or on a miss the service's table; for `quic`, the connection ID first.
-//!    Where there are `full-nat` services, `sessions` then finds or opens each packet's session.
+//!    Where there are `full-nat` services, `steady` sends packets on before whose session is enough, and
+//!    `sessions` then finds or opens that of each other packet.
 //! 4. `rewrite`: the mode's change, then the Ethernet header.
 //! 5. `part`: to the sink, or aside.
 //!
@@ -28,6 +29,7 @@ mod read;
 mod rewrite;
 mod sessions;
 mod states;
+mod steady;
 mod steer;
 mod tap;
 
@@ -412,18 +414,32 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, '_, B, S> {
         if services.has_quic {
             quic::all(now, conntrack, chooser, apart, &mut quick, burst, lanes);
         }
-        if let Some(sessions) = &services.sessions {
-            sessions::ask(services, sessions, by.worker, lanes);
-        }
+        let asked = (services.sessions.as_ref())
+            .map(|sessions| sessions::ask(services, sessions, by.worker, now, lanes));
         if let Some(tap) = &mut tap {
             tap.set_apart(lanes);
             steer::set_apart(apart, now, conntrack, &quick, lanes);
         }
-        steer::all(width, now, conntrack, chooser, &mut quick, burst, lanes);
+        // What is left for conntrack, and then for its session.
+        let (mut steer, mut find) = (true, false);
+        if let (Some(asked), Some(sessions)) = (asked, &services.sessions) {
+            let all = u32::MAX >> (u32::BITS - burst.len().clamp(1, BURST) as u32);
+            let plain = Places(asked.plain.0 & !apart.0);
+            let mut sent = Places(0);
+            if plain != sent {
+                sent = steady::all(sessions, by.worker, now, plain, &mut quick, burst, lanes);
+            }
+            (steer, find) = (sent.0 | asked.answers.0 != all, sent.0 != all);
+        }
+        if steer {
+            steer::all(width, now, conntrack, chooser, &mut quick, burst, lanes);
+        }
         if let Some(tap) = &tap {
             tap.put_back(lanes);
         }
-        if let Some(sessions) = &services.sessions {
+        if let Some(sessions) = &services.sessions
+            && find
+        {
             sessions::all(sessions, by.worker, now, apart, &mut quick, burst, lanes);
         }
         if let Some(port) = quick.end(burst.len()) {

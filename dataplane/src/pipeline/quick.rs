@@ -74,7 +74,7 @@ impl<'a> Quick<'a> {
             Mode::Nat => nat::quickly_to_backend(data, packet, backend) && address(data, exit),
             Mode::Tunnel => return self.tunnelled(frame, lane, backend, exit),
             Mode::DsrDscp => return self.marked(frame, lane, backend, exit),
-            Mode::FullNat => false,
+            Mode::FullNat => return found_steady(lane),
         };
         if done {
             let bytes = data.len() as u64;
@@ -278,6 +278,15 @@ impl<'a> Quick<'a> {
         );
         let sent = self.sent + self.packets;
         (sent as usize == frames && self.any == self.all).then_some(self.any)
+    }
+}
+
+/// Hot: leaves a packet to its session, which is told that conntrack found the flow as it was. What a
+/// connection ID has named stays so.
+#[inline(always)]
+fn found_steady(lane: &mut Lane) {
+    if lane.verdict == Verdict::Forward {
+        lane.verdict = Verdict::Steered;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Between steer and rewrite, where there is a `full-nat` service: which session a packet is of.
 //!
-//! [`ask`] runs behind the look-up and asks for the first lines. [`all`] goes over the burst twice:
+//! [`ask`] runs behind the look-up and asks for the first lines; what [`super::steady`] sends on at once
+//! does not come here any more. [`all`] goes over the burst twice:
 //! first it finds each packet's session and asks for its record, then it looks at the records, opens
 //! sessions for new flows, and hands answers of other workers' sessions over. What has no session
 //! goes on as if there were none.
@@ -13,36 +14,65 @@ use weir_shm::counters::{self, DropReason};
 use super::lane::{Lane, Places, Verdict};
 use super::look_up;
 use super::quick::Quick;
-use super::states::is_mid_stream;
+use super::states::{TURNING, is_mid_stream};
 use crate::address::Version;
 use crate::conntrack::Tick;
 use crate::forward::{Mode, telling};
 use crate::parse::Packet;
 use crate::service::{Service, Services};
 use crate::session::tcp::{State, opens};
-use crate::session::{Opening, Record, Sessions, Side, Table, flag, owner};
+use crate::session::{Opening, Record, Sessions, Side, Stretch, Table, flag, owner};
 
 /// The number of no session.
-const NOBODY: u32 = u32::MAX;
+pub(super) const NOBODY: u32 = u32::MAX;
 
-/// Hot: asks for the lines that tell a packet's session.
+/// What [`ask`] found in a burst.
+pub struct Asked {
+    /// Packets whose session may be all that they need: no connection ID decides, and they turn
+    /// nothing.
+    pub plain: Places,
+    /// Answers to addresses that `full-nat` sends from.
+    pub answers: Places,
+}
+
+/// Hot: asks for the lines that tell a packet's session, and lets sessions end whose time has passed.
 #[inline]
-pub fn ask(services: &Services, sessions: &Sessions, worker: u16, lanes: &[Lane]) {
+pub fn ask(
+    services: &Services,
+    sessions: &Sessions,
+    worker: u16,
+    now: Tick,
+    lanes: &[Lane],
+) -> Asked {
+    let mut plain = 0;
+    let mut answers = 0;
     let Some(table) = sessions.table(worker.into()) else {
-        return;
+        return Asked {
+            plain: Places(plain),
+            answers: Places(answers),
+        };
     };
-    for lane in lanes {
+    table.step(sessions, now);
+    for (place, lane) in (0u32..).zip(lanes) {
         match lane.verdict {
             Verdict::Forward | Verdict::Steered | Verdict::Named if is_full_nat(services, lane) => {
                 table.prefetch_flow(lane.hash);
+                let is_plain =
+                    lane.verdict == Verdict::Forward && lane.packet.tcp_flags & TURNING == 0;
+                plain |= u32::from(is_plain) << place;
             }
             Verdict::Answer => {
+                answers |= 1 << place;
                 if let Some(own) = sessions.address(lane.backend as u16) {
                     own.prefetch(lane.packet.protocol, lane.packet.destination_port());
                 }
             }
             _ => {}
         }
+    }
+    Asked {
+        plain: Places(plain),
+        answers: Places(answers),
     }
 }
 
@@ -89,7 +119,6 @@ pub fn all<B: Buffer>(
         return;
     };
     let (services, counters) = (quick.services, quick.counters);
-    table.step(sessions, now);
     let finding = Finding {
         services,
         sessions,
@@ -237,6 +266,9 @@ impl<'a> Finding<'a> {
             let flags = lane.packet.tcp_flags;
             self.table
                 .heard_client(lane.session, record, flags, self.now);
+            if lane.verdict == Verdict::Steered {
+                record.note_steady(Stretch::of(self.now));
+            }
             lane.verdict = Verdict::Session;
             return Some(record);
         }

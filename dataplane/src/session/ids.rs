@@ -29,6 +29,7 @@ impl Ids {
 
     /// The next one of `worker` for this client: no other worker gives it the same one, nor this
     /// one again before it has given all of its own.
+    #[inline]
     pub fn next(&self, worker: u16, Addr([low, high]): Addr) -> u16 {
         let mixed = (low ^ high.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let place = (mixed >> 58) as usize;

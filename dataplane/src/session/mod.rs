@@ -35,13 +35,13 @@ use std::sync::{Arc, OnceLock};
 use weir_engine::memory::MemoryError;
 
 use crate::address::{Addr, Version};
-use crate::endpoints::{Endpoint, Endpoints};
+use crate::endpoints::{Endpoint, Endpoints, View};
 
 use ids::Ids;
 
 pub use arrival::Spread;
-pub use ports::{BLOCK, FIRST_PORT, LAST_PORT, QUARANTINE_MS, SnatAddress, owner};
-pub use record::{Record, Side, flag};
+pub use ports::{BLOCK, FIRST_PORT, LAST_PORT, QUARANTINE_MS, SnatAddress, is_spoken_from, owner};
+pub use record::{Record, Side, Stretch, flag};
 pub use table::{Exhausted, Opening, Table, Times};
 
 /// What sessions are made of, for as long as the daemon runs.
@@ -142,6 +142,13 @@ impl Sessions {
         Some(number as u16)
     }
 
+    /// Hot: the addresses that are weir's, to look many up in; each maps to its number.
+    #[inline]
+    #[must_use]
+    pub fn addresses_view(&self) -> View<'_> {
+        self.by_address.view()
+    }
+
     /// Hot: the address with this number.
     #[inline]
     #[must_use]
@@ -163,6 +170,7 @@ impl Sessions {
     }
 
     /// The next identification for a datagram of `worker` that leaves for a client in pieces.
+    #[inline]
     #[must_use]
     pub fn next_id_toward(&self, worker: u16, client: Addr) -> u16 {
         self.ids.next(worker, client)

@@ -28,6 +28,13 @@ pub const FIRST_PORT: u16 = 1024;
 /// The highest port that sessions get. The 4,096 behind it are left to what weir itself says from
 /// the address: health checks.
 pub const LAST_PORT: u16 = 61_439;
+/// Hot: whether a session may have this port.
+#[inline(always)]
+#[must_use]
+pub const fn is_spoken_from(port: u16) -> bool {
+    port >= FIRST_PORT && port <= LAST_PORT
+}
+
 /// Ports of a block, which one worker owns: whole cache lines of words.
 pub const BLOCK: u16 = 64;
 /// How long a port rests before it speaks to the same backend again: twice the maximum segment
@@ -231,6 +238,7 @@ impl SnatAddress {
 
     /// The next identification for a datagram of `worker` that goes to a backend in pieces: no other
     /// worker gives the same one out before 65,536 have gone.
+    #[inline]
     #[must_use]
     pub fn next_id(&self, worker: u16) -> u16 {
         let Some(queue) = self.queue(worker, protocol::TCP) else {

@@ -9,7 +9,7 @@
 //! | 4 | backend's address | client's port 16, VIP's port 16, service's counters 32 |
 //! | 5 | | backend's first sequence number 32, place on the wheel 32 |
 //! | 6 | what checksums change by, 16 each | time-outs: established 32, closing 32 |
-//! | 7 | state 8, flags 8, protocol 8, begun by a piece 8, bucket 32 | neighbours on the wheel: before 32, after 32 |
+//! | 7 | state 8, flags 8, protocol 8, begun by a piece 1, when steady 7, bucket 32 | neighbours on the wheel: before 32, after 32 |
 //!
 //! Numbers stand from the low bits up.
 
@@ -40,6 +40,20 @@ pub mod flag {
     pub const TOLD: u8 = 64;
     /// The option found no room; it was counted.
     pub const NO_ROOM: u8 = 128;
+}
+
+/// A stretch of time, a quarter of a second long, by a number that is never zero and comes again after
+/// half a minute. Whoever takes an old stretch for this one is wrong for no longer than it lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch(u8);
+
+impl Stretch {
+    /// That of a moment.
+    #[inline]
+    #[must_use]
+    pub const fn of(now: Tick) -> Self {
+        Self(((now.0 >> 8) % 127 + 1) as u8)
+    }
 }
 
 /// One end of a session's packets.
@@ -101,8 +115,9 @@ impl<'a> Record<'a> {
         (self.hot[1].load(Relaxed) >> 32) as u32
     }
 
+    /// A packet of it came.
     #[inline]
-    pub(super) fn touch(&self, now: Tick) {
+    pub fn touch(&self, now: Tick) {
         set_bits(&self.hot[1], 0, 32, u64::from(now.0));
     }
 
@@ -193,6 +208,7 @@ impl<'a> Record<'a> {
         (self.hot[7].load(Relaxed) >> 16) as u8
     }
 
+    /// A session that changes is not steady until it is found to be so again.
     #[inline]
     pub(super) fn set_state(&self, state: State, flags: u8) {
         set_bits(
@@ -201,6 +217,7 @@ impl<'a> Record<'a> {
             16,
             u64::from(state as u8) | u64::from(flags) << 8,
         );
+        set_bits(&self.hot[7], 25, 7, 0);
     }
 
     /// Sets bits of [`flag`].
@@ -219,11 +236,29 @@ impl<'a> Record<'a> {
     /// another worker.
     #[must_use]
     pub fn is_begun_by_piece(&self) -> bool {
-        self.hot[7].load(Relaxed) >> 24 & 0xff != 0
+        self.hot[7].load(Relaxed) >> 24 & 1 != 0
     }
 
     pub(super) fn set_begun_by_piece(&self) {
-        set_bits(&self.hot[7], 24, 8, 1);
+        set_bits(&self.hot[7], 24, 1, 1);
+    }
+
+    /// Hot: whether conntrack has found its flow steady in this stretch of time, and nothing has
+    /// changed since.
+    #[inline]
+    #[must_use]
+    pub fn is_steady(&self, stretch: Stretch) -> bool {
+        self.hot[7].load(Relaxed) >> 25 & 0x7f == u64::from(stretch.0)
+    }
+
+    /// Notes that conntrack has found its flow steady, if it is so itself: established, and nobody
+    /// has begun to close it.
+    #[inline]
+    pub fn note_steady(&self, stretch: Stretch) {
+        const CLOSING: u8 = flag::CLIENT_FIN | flag::BACKEND_FIN;
+        if matches!(self.state(), State::Established | State::Udp) && self.flags() & CLOSING == 0 {
+            set_bits(&self.hot[7], 25, 7, stretch.0.into());
+        }
     }
 
     pub(super) fn bucket(&self) -> u32 {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use weir_engine::memory::{HugeSlice, MemoryError, prefetch_write};
+use weir_engine::wire::checksum::{Delta, Folded};
 use weir_shm::counters::DropReason;
 
 use super::Sessions;
@@ -424,10 +425,25 @@ fn change(opening: &Opening<'_>, own: (Addr, u16)) -> Change {
         backend,
         ..
     } = opening;
-    Change::new(
+    let change = Change::new(
         &[(client.address, own.0), (vip.address, backend.address)],
         &[(client.port, own.1), (vip.port, backend.port)],
-    )
+    );
+    if client.version == backend.version {
+        return change;
+    }
+    Change {
+        network: of_addresses(own.0, backend.address),
+        network_back: of_addresses(vip.address, client.address),
+        ..change
+    }
+}
+
+/// What addresses add to the checksum of an IPv4 header: between families none changes, one is made.
+fn of_addresses(source: Addr, destination: Addr) -> Folded {
+    let none = Delta::none();
+    let added = [source, destination].map(|it| none.word128(&[0; 16], &it.to_v6()));
+    added.into_iter().fold(none, Delta::and).into()
 }
 
 fn write(
