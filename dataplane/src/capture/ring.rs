@@ -92,9 +92,15 @@ impl Ring {
             self.worker.passed.store(passed + count, Relaxed);
             return 0;
         }
-        (0..count).fold(0, |bits, place| {
-            bits | u32::from(self.is_due(sample as u32)) << (place % 32)
-        })
+        // The first is so many places on, each other `sample` behind the last.
+        let (mut bits, mut next) = (0, sample.saturating_sub(passed + 1));
+        while next < count {
+            bits |= 1 << (next % 32);
+            next += sample.max(1);
+        }
+        let passed = (sample + count).saturating_sub(next + 1);
+        self.worker.passed.store(passed, Relaxed);
+        bits
     }
 
     /// The worker's: begins to write.
@@ -267,6 +273,19 @@ mod tests {
             port: 0,
             other: NO_PORT,
             worker: 0,
+        }
+    }
+
+    #[test]
+    fn a_burst_has_the_packets_due_that_are_so_one_by_one() {
+        for sample in [1, 2, 3, 31, 32, 33, 100] {
+            let (bursts, alone) = (Ring::new(), Ring::new());
+            for count in (0..=32).chain([32; 9]).chain([1; 70]).chain([17, 5, 0, 31]) {
+                let one_by_one = (0..count).fold(0, |bits, place| {
+                    bits | u32::from(alone.is_due(sample)) << place
+                });
+                assert_eq!(bursts.due(sample, count), one_by_one, "1 in {sample}");
+            }
         }
     }
 

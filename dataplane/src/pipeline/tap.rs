@@ -276,23 +276,22 @@ impl<'a> Tap<'a> {
         let sample = (!filter.takes_all()).then(|| capture.sample());
         let mut front = self.notes.iter().find_map(|note| note.copy);
         let mut leaving: ArrayVec<(u8, u8), BURST> = ArrayVec::new();
-        let mut notes = 0u8..;
-        for (place, (frame, lane)) in (0u8..).zip(burst.iter().zip(lanes)) {
-            let wanted = self.wanted.has(place.into());
-            let index = if wanted { notes.next() } else { None };
-            let is_aside = lane.verdict == Verdict::Done
-                && matches!(
-                    lane.outcome,
-                    Some(Outcome::Aside(_) | Outcome::Drop(DropReason::IpTtl))
-                );
-            if is_aside {
-                let _ = self.asides.try_push(wanted);
-                continue;
+        for (place, lane) in (0u32..).zip(lanes) {
+            if has_gone_aside(lane) {
+                let _ = self.asides.try_push(self.wanted.has(place));
             }
-            let Some(index) = index else { continue };
-            let Some(note) = self.notes.get(usize::from(index)).copied() else {
+        }
+        for (index, place) in (0u8..).zip(self.wanted) {
+            let (Some(frame), Some(lane), Some(note)) = (
+                burst.get(place),
+                lanes.get(place),
+                self.notes.get(usize::from(index)).copied(),
+            ) else {
                 break;
             };
+            if has_gone_aside(lane) {
+                continue;
+            }
             let (fate, other, reason) = match (lane.verdict, lane.outcome) {
                 (Verdict::Done, Some(outcome)) => fate_of(outcome),
                 _ => (Fate::Sent, lane.port, None),
@@ -323,7 +322,7 @@ impl<'a> Tap<'a> {
                 self.draft.lose();
             }
             if fate == Fate::Sent && filter.outgoing && filter.by(other) {
-                let _ = leaving.try_push((place, index));
+                let _ = leaving.try_push((place as u8, index));
             }
         }
         if let Some(front) = front {
@@ -443,6 +442,15 @@ impl<'a> Tap<'a> {
 
 const fn known(number: u32) -> Option<u32> {
     if number == NOBODY { None } else { Some(number) }
+}
+
+/// Whether a lane's frame goes aside behind the stages.
+const fn has_gone_aside(lane: &Lane) -> bool {
+    matches!(lane.verdict, Verdict::Done)
+        && matches!(
+            lane.outcome,
+            Some(Outcome::Aside(_) | Outcome::Drop(DropReason::IpTtl))
+        )
 }
 
 /// Whether a frame is looked at apart, whatever rewriting says.
