@@ -29,7 +29,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest window: with a scrape in it.
 const WINDOW: Duration = Duration::from_secs(1);
 /// Pairs of windows a repetition: what is looked for is smaller than what two windows differ by anyway.
-const PAIRS: usize = 12;
+const PAIRS: usize = 8;
 /// How long a scrape may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Flows of the load: as many as a worker's second-level cache does not hold.
