@@ -7,7 +7,7 @@ mod support;
 use proptest::prelude::*;
 use support::full_nat::{ALL, BACKEND_MAC, Families, answer, ask, source_port, without_id};
 use support::rig::Rig;
-use support::{CLIENT_MAC, Transport};
+use support::{CLIENT_MAC, MIXED, Transport};
 use weir_shm::counters as layout;
 
 /// A connection from this host, established; gives the port that it leaves from.
@@ -87,17 +87,7 @@ fn a_session_that_is_reset_in_the_same_burst_sends_nothing_before_its_reset_is_s
 
 /// One of a few clients' packets, or an answer to that client.
 fn packet() -> impl Strategy<Value = (u16, Transport, bool)> {
-    let kinds = vec![
-        Transport::Syn,
-        Transport::Ack,
-        Transport::Ack,
-        Transport::Ack,
-        Transport::Fin,
-        Transport::Rst,
-        Transport::Udp,
-        Transport::Udp,
-    ];
-    (1u16..4, prop::sample::select(kinds), any::<bool>())
+    (1u16..4, prop::sample::select(MIXED), any::<bool>())
 }
 
 proptest! {

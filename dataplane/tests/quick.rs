@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use support::captured::shown;
 use support::full_nat::base;
 use support::rig::{Rig, Sent};
-use support::{CLIENT_MAC, Transport, WEIR_MAC, frame};
+use support::{CLIENT_MAC, MIXED, Transport, WEIR_MAC, frame};
 use weir::capture::Capture;
 use weir_shm::capture::{Record, Request};
 use weir_shm::counters as layout;
@@ -96,21 +96,10 @@ fn vip(place: usize, v6: bool) -> String {
 type Ask = (usize, u8, Transport, usize, u8);
 
 fn ask() -> impl Strategy<Value = Ask> {
-    let kinds = vec![
-        Transport::Syn,
-        Transport::Ack,
-        Transport::Ack,
-        Transport::Ack,
-        Transport::Fin,
-        Transport::Rst,
-        Transport::Udp,
-        Transport::Udp,
-        Transport::Udp,
-    ];
     (
         0..SERVICES.len(),
         1u8..4,
-        prop::sample::select(kinds),
+        prop::sample::select(MIXED),
         0usize..40,
         prop::sample::select(vec![1u8, 2, 64, 64, 64]),
     )

@@ -30,6 +30,19 @@ pub enum Transport {
     UdpUnchecked,
 }
 
+/// What property tests draw from: mostly what goes on with a flow, now and then what begins or ends one.
+pub const MIXED: &[Transport] = &[
+    Transport::Syn,
+    Transport::Ack,
+    Transport::Ack,
+    Transport::Ack,
+    Transport::Fin,
+    Transport::Rst,
+    Transport::Udp,
+    Transport::Udp,
+    Transport::Udp,
+];
+
 /// A frame to be built.
 #[derive(Debug, Clone)]
 pub struct Frame {
