@@ -72,7 +72,14 @@ pub const CASES: &[Case] = &[
     ("nat return", "nat", Kind::Return4, true),
     ("new flows", "dsr-l2", Kind::Syn4, false),
     ("full-nat forward", modes::FULL_NAT, Kind::Udp4, true),
+    (BESIDE, "dsr-l2", Kind::Udp4, true),
+    (CAPTURED, "dsr-l2", Kind::Udp4, true),
 ];
+
+/// The case of bursts beside a capture that takes none of their packets.
+const BESIDE: &str = "beside a capture";
+/// The case of bursts of which a capture takes one packet each.
+const CAPTURED: &str = "one captured";
 
 /// Instructions a packet, of the whole and of its stages.
 pub type Counts = BTreeMap<String, f64>;
@@ -107,6 +114,11 @@ pub fn run_case(name: &str) -> Result<(), Failure> {
     let (_, mode, kind, known) = case.ok_or_else(|| format!("no case {name:?}"))?;
     let traffic = Traffic::new(*kind);
     let mut bed = bed(mode, u64::from(FLOWS) * 8)?;
+    match name {
+        BESIDE => bed.capture(u32::MAX)?,
+        CAPTURED => bed.capture(weir::pipeline::BURST as u32)?,
+        _ => {}
+    }
     let path = bed.path()?;
     path.load(&traffic);
     if *known {

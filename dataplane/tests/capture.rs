@@ -123,6 +123,27 @@ fn a_packet_is_shown_as_it_came_and_as_it_left_with_what_was_decided() {
 }
 
 #[test]
+fn what_named_the_backend_is_what_did_so_for_each_packet_of_a_burst() {
+    let whys = |request: &Request| {
+        let mut rig = Rig::new(&config());
+        let capture = begin(&mut rig, request);
+        let (new, other) = (web(1).build(), web(2).build());
+        rig.play_burst(0, &[&new, &other, &new]);
+        let incoming = shown(&capture).into_iter().map(|(record, _)| record);
+        let incoming = incoming.filter(|record| record.direction == Direction::In);
+        incoming.map(|record| record.why).collect::<Vec<_>>()
+    };
+    let expected = [Why::Scheduler, Why::Scheduler, Why::Conntrack];
+    assert_eq!(whys(&Request::default()), expected);
+    let service = Some("web".to_owned());
+    let of_web = Request {
+        service,
+        ..Request::default()
+    };
+    assert_eq!(whys(&of_web), expected, "by the longer way");
+}
+
+#[test]
 fn a_capture_changes_nothing() {
     let (mut without, mut rig) = (Rig::new(&config()), Rig::new(&config()));
     let capture = begin(&mut rig, &Request::default());

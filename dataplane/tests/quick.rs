@@ -1,5 +1,6 @@
-//! What leaves at once is what leaves by the long way: a capture sets the packets that it wants apart, and they go
-//! stage by stage; the same traffic with and without one must come out the same, whichever packets are wanted.
+//! What leaves at once is what leaves by the long way: a capture of one service sets its packets apart, and they go
+//! stage by stage, while a capture of everything watches packets go as they do. The same traffic with and without
+//! either must come out the same, whichever packets are wanted, and both must tell the same of it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a helper that cannot go on fails its test
 
 mod support;
@@ -7,12 +8,12 @@ mod support;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use support::captured::shown;
+use support::captured::{Shown, shown};
 use support::full_nat::base;
 use support::rig::{Rig, Sent};
 use support::{CLIENT_MAC, MIXED, Transport, WEIR_MAC, frame};
 use weir::capture::Capture;
-use weir_shm::capture::{Record, Request};
+use weir_shm::capture::{Direction, Record, Request};
 use weir_shm::counters as layout;
 
 /// Backends beside those of the base.
@@ -144,13 +145,23 @@ fn answer(sent: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// What is said of packets, whenever.
-fn records(capture: &Capture) -> Vec<Record> {
+/// What is said and kept of packets, whenever.
+fn records(capture: &Capture) -> Vec<Shown> {
     let shown = shown(capture).into_iter();
     shown
-        .map(|(record, _)| Record {
-            unix_ns: 0,
-            ..record
+        .map(|(record, frame)| {
+            let frame = if record.direction == Direction::Out {
+                without_id((0, frame)).1
+            } else {
+                frame
+            };
+            (
+                Record {
+                    unix_ns: 0,
+                    ..record
+                },
+                frame,
+            )
         })
         .collect()
 }
@@ -191,9 +202,10 @@ fn play(rig: &mut Rig, bursts: &[Vec<Ask>]) -> Played {
     (all, (0..layout::BLOCK).map(|at| rig.count(at)).collect())
 }
 
-fn capture(rig: &mut Rig, sample: u32) -> Arc<Capture> {
+fn capture(rig: &mut Rig, sample: u32, service: Option<String>) -> Arc<Capture> {
     let request = Request {
         sample,
+        service,
         ..Request::default()
     };
     rig.control.begin_capture(&request).unwrap()
@@ -237,19 +249,28 @@ proptest! {
     #[test]
     fn whichever_packets_are_watched_the_same_leaves_and_is_counted(
         bursts in prop::collection::vec(prop::collection::vec(ask(), 1..=32), 1..8), sample in 2u32..40,
+        service in 0..SERVICES.len(), protocol in prop::sample::select(vec!["tcp", "udp"]),
     ) {
         let config = config();
         let alone = play(&mut Rig::new(&config), &bursts);
         let mut rig = Rig::new(&config);
-        let one = capture(&mut rig, 1);
+        let one = capture(&mut rig, 1, None);
         let all = play(&mut rig, &bursts);
         prop_assert_eq!(differ(&all, &alone), None, "all packets are watched");
         let mut rig = Rig::new(&config);
-        let few = capture(&mut rig, sample);
+        let few = capture(&mut rig, sample, None);
         let some = play(&mut rig, &bursts);
         prop_assert_eq!(differ(&some, &alone), None, "one packet in {} is watched", sample);
         let (every, sampled) = (records(&one), records(&few));
         prop_assert!(sampled.iter().all(|record| every.contains(record)), "what is said of a packet differs");
+        let mut rig = Rig::new(&config);
+        let name = format!("{}-{protocol}", SERVICES[service].0);
+        let number = rig.control.book().service_number(&name).unwrap();
+        let its = capture(&mut rig, 1, Some(name.clone()));
+        let by_the_long_way = play(&mut rig, &bursts);
+        prop_assert_eq!(differ(&by_the_long_way, &alone), None, "{} is watched", &name);
+        let of_every: Vec<Shown> = every.into_iter().filter(|(record, _)| record.service == number).collect();
+        prop_assert_eq!(records(&its), of_every, "{}", name);
     }
 }
 

@@ -19,6 +19,7 @@ use weir_engine::buffer::{Buffer, Heap, HeapBuffer};
 use weir_engine::counters::{CounterReader, counters};
 use weir_engine::publish::Reader;
 use weir_engine::wire::ethernet::MacAddr;
+use weir_shm::capture::Request;
 use weir_shm::counters as layout;
 
 use super::traffic::Traffic;
@@ -118,7 +119,7 @@ pub struct Bed {
     /// Bytes of one worker's flow table.
     pub table_bytes: usize,
     // Keeps what is published alive.
-    _control: Control<Heap>,
+    control: Control<Heap>,
 }
 
 /// One worker's path, with frames to feed it.
@@ -169,8 +170,21 @@ impl Bed {
         Ok(Self {
             paths,
             table_bytes,
-            _control: control,
+            control,
         })
+    }
+
+    /// Begins to capture one in `sample` of all packets, as they come and as they leave.
+    ///
+    /// # Errors
+    /// When that is refused.
+    pub fn capture(&mut self, sample: u32) -> Result<(), Failure> {
+        let request = Request {
+            sample,
+            ..Request::default()
+        };
+        self.control.begin_capture(&request)?;
+        Ok(())
     }
 
     /// The only path of a bed with one worker.

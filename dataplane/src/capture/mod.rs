@@ -25,6 +25,8 @@ pub use ring::{Draft, Place, Ring};
 pub struct Capture {
     /// What is captured.
     pub filter: Filter,
+    /// Whether that is every packet.
+    takes_all: bool,
     /// One in so many of the packets that match.
     sample: u32,
     /// Bytes of a frame that are kept.
@@ -46,6 +48,7 @@ impl Capture {
             .unwrap_or_default();
         let unix_ns = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
         Self {
+            takes_all: filter.takes_all(),
             filter,
             sample: sample.max(1),
             snaplen: u16::try_from(snaplen).unwrap_or(u16::MAX),
@@ -62,12 +65,21 @@ impl Capture {
     }
 
     /// One in so many of the packets that match.
+    #[inline]
     #[must_use]
     pub const fn sample(&self) -> u32 {
         self.sample
     }
 
+    /// Whether every packet matches, so that a sample can be drawn before anything is looked at.
+    #[inline]
+    #[must_use]
+    pub const fn takes_all(&self) -> bool {
+        self.takes_all
+    }
+
     /// The ring of a worker; behind the last the control core's.
+    #[inline]
     #[must_use]
     pub fn ring(&self, worker: u16) -> Option<&Ring> {
         self.rings.get(usize::from(worker))

@@ -66,6 +66,23 @@ impl Ring {
         }
     }
 
+    /// Hot while there is a capture: stores some words one behind the other.
+    #[inline]
+    fn fill(&self, at: u64, words: impl ExactSizeIterator<Item = u64>) {
+        let start = (at % WORDS) as usize;
+        match self.words.get(start..start + words.len()) {
+            Some(slots) => {
+                for (slot, word) in slots.iter().zip(words) {
+                    slot.store(word, Relaxed);
+                }
+            }
+            // Some lie at the end, and the others at the beginning.
+            None => (at..)
+                .zip(words)
+                .for_each(|(at, word)| self.store(at, word)),
+        }
+    }
+
     /// Packets that found no room.
     #[must_use]
     pub fn lost(&self) -> u64 {
@@ -82,8 +99,9 @@ impl Ring {
         due
     }
 
-    /// The worker's: of a burst of `count` packets that all match, those that are one in `sample`, a
+    /// Hot while there is a capture. The worker's: of a burst of `count` packets that all match, those that are one in `sample`, a
     /// bit each.
+    #[inline]
     #[must_use]
     pub fn due(&self, sample: u32, count: usize) -> u32 {
         let (sample, count) = (u64::from(sample), count as u64);
@@ -104,6 +122,7 @@ impl Ring {
     }
 
     /// The worker's: begins to write.
+    #[inline]
     #[must_use]
     pub fn draft(&self) -> Draft<'_> {
         let at = self.worker.end.load(Relaxed);
@@ -177,17 +196,27 @@ impl Draft<'_> {
     /// Adds a record of a frame, of which `kept` is kept. Without room it is lost, which is for the
     /// caller to count, as soon as it is known to be wanted.
     pub fn put(&mut self, record: &Record, kept: &[u8]) -> Option<Place> {
-        let words = Record::words(record.kept) as u64;
+        let place = self.keep(kept, record.length.into())?;
+        self.amend(place, record);
+        Some(place)
+    }
+
+    /// Adds a copy of a frame of `length` bytes, of which `kept` is kept, and no record: until it is
+    /// moved or amended, or taken back, it is nothing that may be published.
+    pub fn keep(&mut self, kept: &[u8], length: usize) -> Option<Place> {
+        let short = |length| u16::try_from(length).unwrap_or(u16::MAX);
+        let (short_kept, length) = (short(kept.len()), short(length));
+        let words = Record::words(short_kept) as u64;
         if self.at + words > self.limit {
             return None;
         }
         let place = Place(self.at);
-        self.amend(place, record);
+        self.ring
+            .store(self.at, u64::from(short_kept) | u64::from(length) << 16);
         let data = self.at + HEAD as u64;
         let (chunks, rest) = kept.as_chunks::<8>();
-        for (at, chunk) in (data..).zip(chunks) {
-            self.ring.store(at, u64::from_le_bytes(*chunk));
-        }
+        let words_of = chunks.iter().map(|chunk| u64::from_le_bytes(*chunk));
+        self.ring.fill(data, words_of);
         if !rest.is_empty() {
             let mut last = [0; 8];
             for (to, from) in last.iter_mut().zip(rest) {
@@ -209,9 +238,7 @@ impl Draft<'_> {
 
     /// Says something else of a frame. What is kept of it stays.
     pub fn amend(&self, place: Place, record: &Record) {
-        for (at, word) in (place.0..).zip(record.encode()) {
-            self.ring.store(at, word);
-        }
+        self.ring.fill(place.0, record.encode().into_iter());
     }
 
     /// Changes what is said of each frame from `place` on.
@@ -247,8 +274,8 @@ impl Draft<'_> {
         self.at = place.0;
     }
 
-    /// Lets the control core have all of it.
-    pub fn publish(self) {
+    /// Lets the control core have all that there is of it.
+    pub fn publish(&self) {
         self.ring.worker.end.store(self.at, Release);
     }
 }

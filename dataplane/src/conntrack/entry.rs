@@ -182,6 +182,20 @@ const SEEN_AT: u32 = 32;
 pub struct Details(pub(super) u64);
 
 impl Details {
+    /// Backend, state and profile, without when the flow was last seen.
+    #[inline]
+    #[must_use]
+    pub const fn half(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Of what [`Details::half`] gave.
+    #[inline]
+    #[must_use]
+    pub const fn from_half(half: u32) -> Self {
+        Self(half as u64)
+    }
+
     /// Packs an entry's second word.
     #[inline]
     #[must_use]

@@ -4,6 +4,7 @@ use weir_shm::counters::DropReason;
 
 use super::BURST;
 use super::rewrite::Outcome;
+use crate::conntrack::{Details, State};
 use crate::flow::FlowHash;
 use crate::parse::Packet;
 
@@ -28,6 +29,8 @@ pub struct Lane {
     pub session: u32,
     /// The port that it leaves by, where it is sent.
     pub port: u16,
+    /// What conntrack held of it, where a capture wants it and it goes to a service.
+    pub before: Before,
     /// What becomes of it.
     pub verdict: Verdict,
     /// What has become of it, where that is rare.
@@ -41,6 +44,32 @@ impl Lane {
         (self.verdict == Verdict::Sent) & (self.port == port)
     }
 }
+
+/// What conntrack held of a client's packet before it was steered. Steering says so where it is not
+/// what nearly always is, so that the steady way needs not to. A word, since a lane has no room for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Before(u32);
+
+impl Before {
+    /// Its flow, steady, with the backend that it goes to. No flow has this word, whose state is a pin's.
+    pub const STEADY: Self = Self(u32::MAX);
+    /// Nothing.
+    pub const NOTHING: Self = Self(u32::MAX - 1);
+
+    /// What was found of its flow.
+    pub fn of(held: Option<Details>) -> Self {
+        held.map_or(Self::NOTHING, |held| Self(held.half()))
+    }
+
+    /// State and backend of its flow, where that was neither steady nor unknown.
+    pub fn held(self) -> Option<(State, u32)> {
+        let half = Details::from_half(self.0);
+        let is_held = self != Self::STEADY && self != Self::NOTHING;
+        is_held.then(|| (half.state(), half.backend()))
+    }
+}
+
+const _: () = assert!(size_of::<Lane>() == 128);
 
 /// What becomes of a frame, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -288,10 +288,7 @@ impl<B: Buffer> Pipeline<B> {
             sink,
         });
         if !asides.is_empty() {
-            self.handle_asides(snapshot, now, port, asides, tap.as_mut(), sink);
-        }
-        if let Some(tap) = tap {
-            tap.end();
+            self.handle_asides(snapshot, now, port, asides, tap, sink);
         }
         bytes
     }
@@ -304,7 +301,7 @@ impl<B: Buffer> Pipeline<B> {
         now: Tick,
         port: u16,
         asides: Asides<B>,
-        mut tap: Option<&mut Tap<'_>>,
+        mut tap: Option<Tap<'_>>,
         sink: &mut S,
     ) {
         let mut aside = Aside {
@@ -321,7 +318,7 @@ impl<B: Buffer> Pipeline<B> {
         for (frame, packet, why) in asides {
             let watch = match &mut tap {
                 None => None,
-                Some(tap) => tap.watch(frame.data()).map(|watch| (&mut **tap, watch)),
+                Some(tap) => tap.watch(frame.data()).map(|watch| (tap, watch)),
             };
             aside.decided.set(None);
             let mut watching = Watching {
@@ -333,6 +330,9 @@ impl<B: Buffer> Pipeline<B> {
                 let packet = (why != Why::Piece).then_some(&packet);
                 tap.settled(&watch, packet, aside.decided.get());
             }
+        }
+        if let Some(tap) = &tap {
+            tap.show();
         }
     }
 
@@ -405,18 +405,20 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, '_, B, S> {
         let look_up = LookUp::new(services, self.hasher, conntrack.lines());
         let bytes = read::all(self.filter, &look_up, burst, self.lanes);
         let lanes = &mut self.lanes[..burst.len()];
-        if let Some(tap) = &mut tap {
-            tap.look(self.hasher, now, conntrack, lanes);
-        }
-        // What a capture wants does not leave at once: it is copied before it is rewritten.
-        let apart = tap.as_ref().map_or(Places(0), |tap| tap.wanted());
+        // What a capture may want does not leave before it has been copied.
+        let apart = match &mut tap {
+            None => Places(0),
+            Some(tap) => tap.look(self.hasher, now, conntrack, burst, lanes),
+        };
         let mut quick = Quick::new(snapshot, counters);
         if services.has_quic {
             quic::all(now, conntrack, chooser, apart, &mut quick, burst, lanes);
         }
         let asked = (services.sessions.as_ref())
             .map(|sessions| sessions::ask(services, sessions, by.worker, now, lanes));
-        if let Some(tap) = &mut tap {
+        if apart != Places(0)
+            && let Some(tap) = &tap
+        {
             tap.set_apart(lanes);
             steer::set_apart(apart, now, conntrack, &quick, lanes);
         }
@@ -434,7 +436,9 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, '_, B, S> {
         if steer {
             steer::all(width, now, conntrack, chooser, &mut quick, burst, lanes);
         }
-        if let Some(tap) = &tap {
+        if apart != Places(0)
+            && let Some(tap) = &tap
+        {
             tap.put_back(lanes);
         }
         if let Some(sessions) = &services.sessions
@@ -442,18 +446,17 @@ impl<B: Buffer, S: Sink<B>> Work for Stages<'_, '_, B, S> {
         {
             sessions::all(sessions, by.worker, now, apart, &mut quick, burst, lanes);
         }
-        if let Some(port) = quick.end(burst.len()) {
+        let together = quick.end(burst.len());
+        if let Some(tap) = tap {
+            tap.see_out(snapshot, counters, together.is_some(), burst, lanes);
+        } else if together.is_none() {
+            rewrite::all(snapshot, by, counters, burst, lanes);
+        }
+        if let Some(port) = together {
             if !burst.is_empty() {
                 sink.send_burst(port, burst);
             }
             return bytes;
-        }
-        if let Some(tap) = &mut tap {
-            tap.copy(burst, lanes);
-        }
-        rewrite::all(snapshot, by, counters, burst, lanes);
-        if let Some(tap) = &mut tap {
-            tap.tell(burst, lanes);
         }
         part::all(by.port, counters, burst, lanes, self.asides, sink);
         bytes

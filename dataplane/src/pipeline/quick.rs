@@ -11,6 +11,7 @@ use weir_shm::counters::{self, DropReason};
 
 use super::Snapshot;
 use super::lane::{Lane, Verdict};
+use super::rewrite::Outcome;
 use crate::adjacency::{Adjacency, Exit};
 use crate::forward::full_nat::{self, Ends};
 use crate::forward::{Mode, dscp, nat, tunnel};
@@ -127,11 +128,11 @@ impl<'a> Quick<'a> {
         done: Result<(), DropReason>,
     ) {
         if let Err(reason) = done {
-            lane.verdict = Verdict::Drop(reason);
+            dropped(lane, reason);
         } else if address(frame.data_mut(), exit) {
             self.send_to(lane, backend, backend.service, bytes, exit);
         } else {
-            lane.verdict = Verdict::Drop(DropReason::Runt);
+            dropped(lane, DropReason::Runt);
         }
     }
 
@@ -279,6 +280,13 @@ impl<'a> Quick<'a> {
         let sent = self.sent + self.packets;
         (sent as usize == frames && self.any == self.all).then_some(self.any)
     }
+}
+
+/// A packet that was to leave and cannot: it is done with.
+#[cold]
+fn dropped(lane: &mut Lane, reason: DropReason) {
+    lane.verdict = Verdict::Done;
+    lane.outcome = Some(Outcome::Drop(reason));
 }
 
 /// Hot: leaves a packet to its session, which is told that conntrack found the flow as it was. What a

@@ -101,10 +101,12 @@ fn other<B: Buffer>(
         Verdict::Ours(reason) => Outcome::Aside(Why::Ours(reason)),
         Verdict::Reset => Outcome::Aside(Why::Reset),
         Verdict::Refuse(reason) => Outcome::Aside(Why::Refused(reason)),
-        // Earlier stages leave none of these.
-        Verdict::Portless | Verdict::Apart => Outcome::Drop(DropReason::UnknownProtocol),
-        // No earlier stage is done with a frame.
-        Verdict::Sent | Verdict::Done => Outcome::Drop(DropReason::NoBackend),
+        // `quick` is done with it already.
+        Verdict::Done => lane.outcome.unwrap_or(Outcome::Drop(DropReason::NoBackend)),
+        // Earlier stages leave none of these, and what is sent does not come here.
+        Verdict::Portless | Verdict::Apart | Verdict::Sent => {
+            Outcome::Drop(DropReason::UnknownProtocol)
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use weir_shm::counters::{self, DropReason};
 
 use super::BURST;
 use super::choose::{Asking, Chooser};
-use super::lane::{Lane, Places, Verdict};
+use super::lane::{Before, Lane, Places, Verdict};
 use super::quick::Quick;
 use super::states::{TURNING, first_state, is_mid_stream, is_opening, next_state, sequence};
 use crate::conntrack::{Conntrack, Details, Held, Inserted, Lines, State, Tick};
@@ -223,6 +223,7 @@ impl<'a> Steering<'a> {
         let details = |state| Details::new(number, state, service.profile, self.now);
         if let Some(held) = self.conntrack.find(lane.hash, self.now, &services.profiles) {
             let before = held.details();
+            lane.before = Before::of(Some(before));
             let after = details(next_state(before.state(), &lane.packet));
             held.set(after);
             self.conntrack.recount(before, after);
@@ -232,6 +233,7 @@ impl<'a> Steering<'a> {
             }
             return;
         }
+        lane.before = Before::NOTHING;
         self.counters.add(counters::CONNTRACK_MISSES, 1);
         let details = details(first_state(&lane.packet));
         let inserted = self
@@ -250,6 +252,7 @@ impl<'a> Steering<'a> {
         };
         let found = self.conntrack.find(lane.hash, self.now, &services.profiles);
         let held = found.map(|held| held.details());
+        lane.before = Before::of(held);
         let chosen = match held {
             Some(held) if held.state() == State::Closing && is_opening(&lane.packet) => {
                 self.reopen(service, lane, frame, held)

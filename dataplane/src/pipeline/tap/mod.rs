@@ -1,0 +1,490 @@
+//! Where a capture looks at a burst: before it is steered, before and after it is rewritten, and at
+//! what is set aside.
+//!
+//! There is a tap only while there is a capture, and only for bursts of which a packet is wanted. A
+//! frame is copied before it is rewritten, since it is rewritten in place; what became of it is
+//! written over the copy's head afterwards. Nothing here waits, allocates or fails: what finds no
+//! room is counted and left out.
+//!
+//! Where every packet matches, those of a sample are *drawn* before anything is looked at. They are
+//! copied at once and go the way that they would go without a capture, with the others of their
+//! burst, so that a sample costs what its copies cost. Where there is a filter, who gets a packet has
+//! to be known before it is worth a copy: those that may match are kept apart, from leaving as soon
+//! as that is known, and go the longer way.
+
+mod watch;
+
+use arrayvec::ArrayVec;
+use weir_engine::buffer::Buffer;
+use weir_engine::counters::CounterWriter;
+use weir_engine::wire::{protocol, tcp::flags};
+use weir_shm::capture::record::NO_PORT;
+use weir_shm::capture::{Direction, Fate, NOBODY, Record, Why};
+use weir_shm::counters::DropReason;
+
+use super::lane::{Before, Lane, Places, Verdict};
+use super::rewrite::{self, By, Outcome};
+use super::{BURST, Snapshot, quic};
+use crate::capture::{Capture, Draft, Place};
+use crate::conntrack::{Conntrack, State, Tick};
+use crate::flow::FlowHasher;
+use crate::service::{NO_SERVICE, Services};
+
+pub use watch::Watching;
+
+/// What is noted of a frame on its way.
+#[derive(Debug, Clone, Copy)]
+struct Note {
+    /// The place of its service, or [`NO_SERVICE`].
+    service: u32,
+    /// Its backend's number, or [`NOBODY`].
+    backend: u32,
+    why: Why,
+    /// Whether service and backend match.
+    matches: bool,
+    /// Whether its ends match as it came in.
+    ends: bool,
+    /// Its copy.
+    copy: Option<Place>,
+    /// Whether there was no room for that.
+    lost: bool,
+    /// The backend that its client had.
+    pinned: u32,
+    /// The backend that its connection ID names.
+    named: u32,
+    /// What was known of it before it was steered.
+    verdict: Verdict,
+}
+
+const NOTHING: Note = Note {
+    service: NO_SERVICE,
+    backend: NOBODY,
+    why: Why::None,
+    matches: false,
+    ends: false,
+    copy: None,
+    lost: false,
+    pinned: NOBODY,
+    named: NOBODY,
+    verdict: Verdict::Forward,
+};
+
+/// A capture's look at one burst; see the module's text.
+pub struct Tap<'a> {
+    capture: &'a Capture,
+    services: &'a Services,
+    draft: Draft<'a>,
+    by: By,
+    unix_ns: u64,
+    /// Whether the wanted ones are drawn already, and match.
+    drawn: bool,
+    /// The frames of the burst that may be wanted.
+    wanted: Places,
+    /// Of each of those, in order.
+    notes: ArrayVec<Note, BURST>,
+    /// Those that are set aside, in order, a bit each: whether they may be wanted.
+    asides: u32,
+}
+
+impl<'a> Tap<'a> {
+    /// Hot while there is a capture: for a burst of `count` frames; `None` if none of them is wanted.
+    #[inline(always)]
+    pub fn begin(
+        capture: &'a Capture,
+        services: &'a Services,
+        by: By,
+        count: usize,
+    ) -> Option<Self> {
+        let drawn = capture.takes_all();
+        let ring = capture.ring(by.worker)?;
+        let wanted = if drawn {
+            ring.due(capture.sample(), count)
+        } else {
+            u32::MAX.unbounded_shr(u32::BITS.saturating_sub(count as u32))
+        };
+        (wanted != 0).then(|| Self {
+            capture,
+            services,
+            draft: ring.draft(),
+            by,
+            unix_ns: capture.now(),
+            drawn,
+            wanted: Places(wanted),
+            notes: ArrayVec::new(),
+            asides: 0,
+        })
+    }
+
+    /// The places of the frames that may not leave before they have been copied.
+    const fn apart(&self) -> Places {
+        Places(if self.drawn { 0 } else { self.wanted.0 })
+    }
+
+    /// Before packets are steered: what may not be known afterwards, and copies of those that are drawn.
+    /// Gives the places of those that may not leave before they have been copied.
+    #[cold]
+    #[inline(never)]
+    pub fn look<B: Buffer>(
+        &mut self,
+        hasher: &FlowHasher,
+        now: Tick,
+        conntrack: &Conntrack,
+        burst: &[B],
+        lanes: &mut [Lane],
+    ) -> Places {
+        let mut wanted = 0;
+        for place in self.wanted {
+            let (Some(frame), Some(lane)) = (burst.get(place), lanes.get_mut(place)) else {
+                break;
+            };
+            if !self.drawn && self.is_another(lane) {
+                continue;
+            }
+            wanted |= 1 << place;
+            let mut note = Note {
+                verdict: lane.verdict,
+                ..NOTHING
+            };
+            if lane.verdict == Verdict::Forward {
+                note.service = lane.service;
+                lane.before = Before::STEADY;
+                self.remember(&mut note, hasher, now, conntrack, frame.data(), lane);
+            }
+            if self.drawn && !is_set_aside(lane.verdict) {
+                (note.matches, note.ends) = (true, true);
+                let (capture, by) = (self.capture, self.by);
+                keep(&mut note, capture, by, &mut self.draft, frame.data());
+            }
+            // Never full: a burst has no more frames than there is room for notes.
+            let _ = self.notes.try_push(note);
+        }
+        self.wanted = Places(wanted);
+        self.apart()
+    }
+
+    /// Whether a packet is known already not to be of the service or backend that is asked for.
+    fn is_another(&self, lane: &Lane) -> bool {
+        let (service, backend) = match lane.verdict {
+            Verdict::Forward => (lane.service, None),
+            Verdict::Return => {
+                let backend = self.services.backends.get(lane.backend as usize);
+                let service = backend.map_or(NO_SERVICE, |backend| backend.service);
+                (service, Some(lane.backend))
+            }
+            _ => return false,
+        };
+        let filter = &self.capture.filter;
+        let number = number(self.services, service);
+        match backend {
+            Some(_) => !filter.whose(number, backend),
+            None => filter.service.is_some() && filter.service != number,
+        }
+    }
+
+    /// What is known of a client's packet, and may not be afterwards: where its client's flows go, and
+    /// whom it names.
+    fn remember(
+        &self,
+        note: &mut Note,
+        hasher: &FlowHasher,
+        now: Tick,
+        conntrack: &Conntrack,
+        frame: &[u8],
+        lane: &Lane,
+    ) {
+        let Some(service) = self.services.get(lane.service) else {
+            return;
+        };
+        if let Some(client) = service.affinity {
+            let client = client.hash(hasher, &lane.packet, service.number);
+            let pin = conntrack.find(client, now, &self.services.profiles);
+            note.pinned = pin.map_or(NOBODY, |pin| pin.details().backend());
+        }
+        if lane.packet.protocol == protocol::UDP
+            && let Some(names) = service.quic.as_deref()
+        {
+            let named = names.backend(quic::datagram(frame, &lane.packet));
+            note.named = named.unwrap_or(NOBODY);
+        }
+    }
+
+    /// Before packets are steered: keeps answers that may be wanted from leaving at once.
+    #[cold]
+    #[inline(never)]
+    pub fn set_apart(&self, lanes: &mut [Lane]) {
+        for lane in self.apart().of(lanes) {
+            if lane.verdict == Verdict::Return {
+                lane.verdict = Verdict::Apart;
+            }
+        }
+    }
+
+    /// After packets have been steered: those apart are what they were before.
+    #[cold]
+    #[inline(never)]
+    pub fn put_back(&self, lanes: &mut [Lane]) {
+        for (lane, note) in self.wanted.of(lanes).zip(&self.notes) {
+            if lane.verdict == Verdict::Apart {
+                lane.verdict = note.verdict;
+            }
+        }
+    }
+
+    /// In place of `rewrite`, which it does: what has been decided before, and what became of it after.
+    /// All frames may have been rewritten already. Those that are set aside are still to be watched.
+    #[cold]
+    #[inline(never)]
+    pub fn see_out<B: Buffer>(
+        &mut self,
+        snapshot: &Snapshot,
+        counters: &CounterWriter,
+        is_over: bool,
+        burst: &mut [B],
+        lanes: &mut [Lane],
+    ) {
+        self.decide(burst, lanes);
+        if !is_over {
+            rewrite::all(snapshot, self.by, counters, burst, lanes);
+            self.part(lanes);
+        }
+        self.tell(burst, lanes);
+        self.show();
+    }
+
+    /// Before the last frames are rewritten: what has been decided, and copies of those that may be
+    /// wanted and are not drawn.
+    fn decide<B: Buffer>(&mut self, burst: &[B], lanes: &[Lane]) {
+        let (capture, services, by) = (self.capture, self.services, self.by);
+        for (place, note) in self.wanted.zip(&mut self.notes) {
+            let (Some(frame), Some(lane)) = (burst.get(place), lanes.get(place)) else {
+                return;
+            };
+            if is_set_aside(lane.verdict) {
+                continue;
+            }
+            decided(note, services, by, lane);
+            if !self.drawn {
+                let filter = &capture.filter;
+                let service = number(services, note.service);
+                note.matches = filter.whose(service, known(note.backend));
+                note.ends = note.matches && filter.ends(frame.data());
+                if note.matches {
+                    keep(note, capture, by, &mut self.draft, frame.data());
+                }
+            }
+        }
+    }
+
+    fn filled(&self, record: Record, note: &Note) -> Record {
+        Record {
+            why: note.why,
+            unix_ns: self.unix_ns,
+            service: number(self.services, note.service).unwrap_or(NOBODY),
+            backend: note.backend,
+            ..record
+        }
+    }
+
+    /// After frames have been rewritten: which are set aside. None is where all have left at once.
+    fn part(&mut self, lanes: &[Lane]) {
+        let mut count = 0;
+        for (place, lane) in (0u32..).zip(lanes) {
+            if has_gone_aside(lane) {
+                self.asides |= u32::from(self.wanted.has(place)) << (count % u32::BITS);
+                count += 1;
+            }
+        }
+    }
+
+    /// After frames have been rewritten: what became of them, and copies of those that leave.
+    fn tell<B: Buffer>(&mut self, burst: &[B], lanes: &[Lane]) {
+        let (capture, by) = (self.capture, self.by);
+        let filter = &capture.filter;
+        let mut front = self.notes.iter().find_map(|note| note.copy);
+        let mut leaving = 0;
+        for (index, place) in self.wanted.enumerate() {
+            let (Some(frame), Some(lane), Some(note)) =
+                (burst.get(place), lanes.get(place), self.notes.get(index))
+            else {
+                break;
+            };
+            if has_gone_aside(lane) {
+                continue;
+            }
+            let (fate, other, reason) = match (lane.verdict, lane.outcome) {
+                (Verdict::Done, Some(outcome)) => fate_of(outcome),
+                _ => (Fate::Sent, lane.port, None),
+            };
+            let is_sent = fate == Fate::Sent;
+            let is_drop =
+                |drops: crate::capture::Reasons| reason.is_some_and(|reason| drops.has(reason));
+            let matches = self.drawn
+                || note.matches
+                    && filter.drops.is_none_or(is_drop)
+                    && (note.ends || is_sent && filter.ends(frame.data()))
+                    && (filter.by(by.port) || is_sent && filter.by(other))
+                    && self.is_due();
+            if !matches {
+                continue;
+            }
+            if let (Some(copy), Some(to)) = (note.copy, front) {
+                let (kept, length) = self.draft.length(copy);
+                let record = Record {
+                    kept,
+                    length,
+                    fate,
+                    other,
+                    reason,
+                    ..capture.record(by.worker, by.port, Direction::In, &[])
+                };
+                let record = self.filled(record, note);
+                front = Some(self.draft.move_to(copy, to, &record));
+            } else if note.lost {
+                self.draft.lose();
+            }
+            if is_sent && filter.outgoing && filter.by(other) {
+                leaving |= 1 << place;
+            }
+        }
+        if let Some(front) = front {
+            self.draft.take_back(front);
+        }
+        if leaving != 0 {
+            self.show_leaving(Places(leaving), burst, lanes);
+        }
+    }
+
+    /// Copies frames as they leave.
+    fn show_leaving<B: Buffer>(&mut self, leaving: Places, burst: &[B], lanes: &[Lane]) {
+        let (capture, by) = (self.capture, self.by);
+        for (place, note) in self.wanted.zip(&self.notes) {
+            let (Some(frame), Some(lane)) = (burst.get(place), lanes.get(place)) else {
+                break;
+            };
+            if !leaving.has(place as u32) {
+                continue;
+            }
+            let record = Record {
+                fate: Fate::Sent,
+                other: by.port,
+                ..capture.record(by.worker, lane.port, Direction::Out, frame.data())
+            };
+            let record = self.filled(record, note);
+            if self.draft.put(&record, capture.cut(frame.data())).is_none() {
+                self.draft.lose();
+            }
+        }
+    }
+
+    /// Counts a packet that matches, where none is drawn; whether it is one of the sample.
+    fn is_due(&self) -> bool {
+        let ring = self.capture.ring(self.by.worker);
+        ring.is_some_and(|ring| ring.is_due(self.capture.sample()))
+    }
+
+    /// Lets the control core have what has been captured so far.
+    pub fn show(&self) {
+        self.draft.publish();
+    }
+}
+
+/// Copies a frame as it came in, if that is to be shown.
+fn keep(note: &mut Note, capture: &Capture, by: By, draft: &mut Draft<'_>, frame: &[u8]) {
+    let filter = &capture.filter;
+    if filter.incoming && filter.by(by.port) {
+        note.copy = draft.keep(capture.cut(frame), frame.len());
+        note.lost = note.copy.is_none();
+    }
+}
+
+/// Who gets a frame, and why.
+fn decided(note: &mut Note, services: &Services, by: By, lane: &Lane) {
+    let verdict = match lane.verdict {
+        // It has been rewritten already: it was what it was, and who gets it is as was decided.
+        Verdict::Sent | Verdict::Done => note.verdict,
+        verdict => verdict,
+    };
+    match verdict {
+        Verdict::Forward | Verdict::Steered | Verdict::Named | Verdict::Session => {
+            note.service = lane.service;
+            note.backend = lane.backend;
+            note.why = why(note, lane);
+        }
+        Verdict::Return => {
+            note.backend = lane.backend;
+            note.why = Why::Return;
+        }
+        Verdict::Answer => {
+            let table =
+                (services.sessions.as_ref()).and_then(|sessions| sessions.table(by.worker.into()));
+            let record = table.and_then(|table| table.record(lane.session));
+            note.backend = record.map_or(NOBODY, |record| record.backend_number());
+            note.why = Why::Session;
+        }
+        _ => {}
+    }
+    if note.service == NO_SERVICE
+        && let Some(backend) = services.backends.get(note.backend as usize)
+    {
+        note.service = backend.service;
+    }
+}
+
+/// What named the backend of a client's packet.
+fn why(note: &Note, lane: &Lane) -> Why {
+    if note.named != NOBODY && note.named == lane.backend {
+        return Why::ConnectionId;
+    }
+    let opening = flags::SYN | flags::ACK | flags::RST | flags::FIN;
+    match lane.before.held() {
+        Some((State::Closing, _)) if lane.packet.tcp_flags & opening == flags::SYN => {
+            Why::Scheduler
+        }
+        Some((_, backend)) if backend == lane.backend => Why::Conntrack,
+        Some(_) => Why::Moved,
+        None if lane.before == Before::STEADY => Why::Conntrack,
+        None if note.pinned == lane.backend => Why::Affinity,
+        None => Why::Scheduler,
+    }
+}
+
+/// The number of the service at a place.
+fn number(services: &Services, place: u32) -> Option<u32> {
+    services.get(place).map(|service| service.number)
+}
+
+const fn known(number: u32) -> Option<u32> {
+    if number == NOBODY { None } else { Some(number) }
+}
+
+/// Whether a lane's frame goes aside behind the stages.
+const fn has_gone_aside(lane: &Lane) -> bool {
+    matches!(lane.verdict, Verdict::Done)
+        && matches!(
+            lane.outcome,
+            Some(Outcome::Aside(_) | Outcome::Drop(DropReason::IpTtl))
+        )
+}
+
+/// Whether a frame is looked at apart, whatever rewriting says.
+const fn is_set_aside(verdict: Verdict) -> bool {
+    matches!(
+        verdict,
+        Verdict::Icmp | Verdict::Piece | Verdict::Reset | Verdict::Refuse(_)
+    )
+}
+
+/// A fate, the port or worker that goes with it, and why.
+type Ending = (Fate, u16, Option<DropReason>);
+
+const fn fate_of(outcome: Outcome) -> Ending {
+    match outcome {
+        Outcome::Send(port) => (Fate::Sent, port, None),
+        Outcome::Answer(port) => (Fate::Answered, port, None),
+        Outcome::Punt | Outcome::Kernel { .. } => (Fate::Control, NO_PORT, None),
+        Outcome::Hold(neighbour) => (Fate::Held, neighbour.port, None),
+        Outcome::HandOver(worker) => (Fate::HandedOver, worker, None),
+        Outcome::Drop(reason) => (Fate::Dropped, NO_PORT, Some(reason)),
+        Outcome::Aside(_) => (Fate::Waits, NO_PORT, None),
+    }
+}
