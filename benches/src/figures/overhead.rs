@@ -4,8 +4,9 @@
 //! Both are taken in turns, a window each, the first of a pair being now the one and now the other,
 //! so that a machine that grows slower or faster does not tell against either. What others do on the
 //! machine only ever makes a window slower, by more than what is looked for, and for some tenths of a
-//! second at a time. So each window is cut into tenths, and of each tenth of a repetition's windows, the
-//! quarter that were least disturbed are compared: what is done once in a window is in its tenth of all.
+//! second at a time. So each window is cut into tenths, and of each tenth of all windows, those few that
+//! were least disturbed are compared: what is done once in a window is in its tenth of all. How far that
+//! can be trusted is told by leaving out the windows of one repetition after the other.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -93,8 +94,9 @@ pub fn measure(settings: &Settings) -> Result<Vec<Record>, Failure> {
                 [&mut alone, &mut watched][place].push(rate);
             }
         }
-        for (left, seen) in alone.chunks(PAIRS).zip(watched.chunks(PAIRS)) {
-            costs.push((1.0 - undisturbed(seen) / undisturbed(left)) * 100.0);
+        for repetition in 0..settings.repetitions {
+            let [left, seen] = [&alone, &watched].map(|windows| without(windows, repetition));
+            costs.push((1.0 - undisturbed(&seen) / undisturbed(&left)) * 100.0);
         }
         let [alone, watched] = [&alone, &watched].map(|windows| whole(windows));
         records.push(
@@ -118,14 +120,24 @@ fn whole(windows: &[Vec<f64>]) -> Vec<f64> {
     windows.iter().map(mean).collect()
 }
 
-/// The rate that a quarter of the windows reached in each of their parts: the mean over the parts.
+/// All windows but those of one repetition, unless there is no other.
+fn without(windows: &[Vec<f64>], repetition: usize) -> Vec<Vec<f64>> {
+    let repetitions = || windows.chunks(PAIRS).enumerate();
+    let is_only = repetitions().count() == 1;
+    repetitions()
+        .filter(|(number, _)| is_only || *number != repetition)
+        .flat_map(|(_, windows)| windows.iter().cloned())
+        .collect()
+}
+
+/// The rate that one window in eight reached in each of its parts: the mean over the parts.
 fn undisturbed(windows: &[Vec<f64>]) -> f64 {
     let reached = |part: usize| {
         let mut rates: Vec<f64> = (windows.iter())
             .filter_map(|parts| parts.get(part).copied())
             .collect();
         rates.sort_unstable_by(f64::total_cmp);
-        rates.get(rates.len() * 3 / 4).copied().unwrap_or(f64::NAN)
+        rates.get(rates.len() * 7 / 8).copied().unwrap_or(f64::NAN)
     };
     (0..PARTS).map(reached).sum::<f64>() / PARTS as f64
 }
@@ -234,5 +246,14 @@ mod tests {
         scraped.iter_mut().for_each(|rates| rates[0] = 18.0);
         assert!((undisturbed(&scraped) - 19.8).abs() < 1e-9);
         assert!((whole(&scraped)[1] - 18.9).abs() < 1e-9);
+    }
+
+    #[test]
+    fn each_repetition_is_left_out_once_unless_it_is_the_only_one() {
+        let windows: Vec<_> = (0..3 * PAIRS).map(|number| vec![number as f64]).collect();
+        let others = without(&windows, 1);
+        assert_eq!(others.len(), 2 * PAIRS);
+        assert!(others.iter().all(|rates| (rates[0] as usize) / PAIRS != 1));
+        assert_eq!(without(&windows[..PAIRS], 0), windows[..PAIRS]);
     }
 }
