@@ -341,6 +341,8 @@ pub struct Services {
     pub sessions: Option<Sessions>,
     /// Whether connection IDs name backends of any service.
     pub has_quic: bool,
+    /// Whether clients of any service keep their backends.
+    pub has_affinity: bool,
     /// VIPs and backends that stand for many endpoints, where there are such.
     pub wide: Option<Arc<Wide>>,
     /// Where tunnels' outer source addresses come from: what routers say of outer packets goes there.

@@ -76,6 +76,13 @@ impl Filter {
         self.service.is_none_or(is_served) && self.backends.as_deref().is_none_or(is_there)
     }
 
+    /// Whether a packet that was dropped for this reason, or was not dropped, matches so far.
+    #[must_use]
+    pub fn why(&self, reason: Option<DropReason>) -> bool {
+        let is_one = |drops: Reasons| reason.is_some_and(|reason| drops.has(reason));
+        self.drops.is_none_or(is_one)
+    }
+
     /// Whether a frame that comes in or leaves by a port matches so far.
     #[must_use]
     pub fn by(&self, port: u16) -> bool {

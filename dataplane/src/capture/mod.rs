@@ -47,12 +47,13 @@ impl Capture {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let unix_ns = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        let sample = sample.max(1);
         Self {
             takes_all: filter.takes_all(),
             filter,
-            sample: sample.max(1),
+            sample,
             snaplen: u16::try_from(snaplen).unwrap_or(u16::MAX),
-            rings: (0..=workers).map(|_| Ring::new()).collect(),
+            rings: (0..=workers).map(|_| Ring::new(sample)).collect(),
             clock,
             epoch: unix_ns.wrapping_sub(clock.now().0),
         }
@@ -104,12 +105,14 @@ impl Capture {
     }
 
     /// What is kept of a frame.
+    #[inline]
     #[must_use]
     pub fn cut<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
         frame.get(..usize::from(self.snaplen)).unwrap_or(frame)
     }
 
     /// A record of a frame of which nothing is known yet.
+    #[inline]
     #[must_use]
     pub fn record(&self, worker: u16, port: u16, direction: Direction, frame: &[u8]) -> Record {
         let length = u16::try_from(frame.len()).unwrap_or(u16::MAX);

@@ -4,19 +4,28 @@
 //! it wrote until it publishes all of it by one store, so that a frame is copied when it comes in and
 //! what became of it is written when that is known. Words are relaxed atomics, which are plain loads
 //! and stores; the two positions are what orders them.
+//!
+//! A record lies in one piece: one that begins near the end goes on behind it, where there is room for
+//! the longest. The control core has read the lines that come next, or they have left the caches since;
+//! a worker asks for them when it publishes, so that its next copies do not wait for them.
 
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 
+use weir_engine::memory::prefetch_write;
 use weir_shm::capture::Record;
-use weir_shm::capture::record::HEAD;
+use weir_shm::capture::record::{HEAD, MAX_WORDS};
 
 /// Words of a ring: 4 MiB.
 const WORDS: u64 = 1 << 19;
 /// Words that are much to carry.
 const MUCH: u64 = WORDS / 16;
+/// Words of a cache line.
+const LINE: usize = 8;
+/// Lines that are asked for before they are written: a short frame's, as it comes and as it leaves.
+const AHEAD: usize = 6;
 
 /// The worker's line.
 #[derive(Debug, Default)]
@@ -26,8 +35,8 @@ struct Worker {
     end: AtomicU64,
     /// Packets that found no room.
     lost: AtomicU64,
-    /// Packets since the last one of a sample.
-    passed: AtomicU64,
+    /// Packets, of those that are counted one by one, up to the next one of the sample and with it.
+    left: AtomicU64,
 }
 
 /// The control core's line.
@@ -44,43 +53,37 @@ pub struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new() -> Self {
+    /// A ring for one packet in `sample`.
+    pub(super) fn new(sample: u32) -> Self {
+        let worker = Worker {
+            left: AtomicU64::new(sample.into()),
+            ..Worker::default()
+        };
         Self {
-            words: (0..WORDS).map(|_| AtomicU64::new(0)).collect(),
-            worker: Worker::default(),
+            words: (0..WORDS as usize + MAX_WORDS)
+                .map(|_| AtomicU64::new(0))
+                .collect(),
+            worker,
             taken: Taken::default(),
         }
     }
 
-    fn word(&self, at: u64) -> Option<&AtomicU64> {
-        self.words.get((at % WORDS) as usize)
-    }
-
-    fn load(&self, at: u64) -> u64 {
-        self.word(at).map_or(0, |word| word.load(Relaxed))
-    }
-
-    fn store(&self, at: u64, value: u64) {
-        if let Some(word) = self.word(at) {
-            word.store(value, Relaxed);
-        }
-    }
-
-    /// Hot while there is a capture: stores some words one behind the other.
+    /// So many words of the record that begins at a position; fewer than that of none.
     #[inline]
-    fn fill(&self, at: u64, words: impl ExactSizeIterator<Item = u64>) {
+    fn slots(&self, at: u64, count: usize) -> &[AtomicU64] {
         let start = (at % WORDS) as usize;
-        match self.words.get(start..start + words.len()) {
-            Some(slots) => {
-                for (slot, word) in slots.iter().zip(words) {
-                    slot.store(word, Relaxed);
-                }
-            }
-            // Some lie at the end, and the others at the beginning.
-            None => (at..)
-                .zip(words)
-                .for_each(|(at, word)| self.store(at, word)),
-        }
+        self.words.get(start..start + count).unwrap_or_default()
+    }
+
+    /// The first word of the record that begins at a position.
+    fn first(&self, at: u64) -> u64 {
+        let slots = self.slots(at, 1);
+        slots.first().map_or(0, |word| word.load(Relaxed))
+    }
+
+    /// Words of the record that begins at a position.
+    fn length(&self, at: u64) -> u64 {
+        Record::words(self.first(at) as u16) as u64
     }
 
     /// Packets that found no room.
@@ -92,33 +95,11 @@ impl Ring {
     /// The worker's: counts a packet that matches, and says whether it is the one in `sample`.
     #[must_use]
     pub fn is_due(&self, sample: u32) -> bool {
-        let passed = self.worker.passed.load(Relaxed) + 1;
-        let due = passed >= u64::from(sample);
-        let passed = if due { 0 } else { passed };
-        self.worker.passed.store(passed, Relaxed);
+        let left = self.worker.left.load(Relaxed);
+        let due = left <= 1;
+        let left = if due { sample.into() } else { left - 1 };
+        self.worker.left.store(left, Relaxed);
         due
-    }
-
-    /// Hot while there is a capture. The worker's: of a burst of `count` packets that all match, those that are one in `sample`, a
-    /// bit each.
-    #[inline]
-    #[must_use]
-    pub fn due(&self, sample: u32, count: usize) -> u32 {
-        let (sample, count) = (u64::from(sample), count as u64);
-        let passed = self.worker.passed.load(Relaxed);
-        if passed + count < sample {
-            self.worker.passed.store(passed + count, Relaxed);
-            return 0;
-        }
-        // The first is so many places on, each other `sample` behind the last.
-        let (mut bits, mut next) = (0, sample.saturating_sub(passed + 1));
-        while next < count {
-            bits |= 1 << (next % 32);
-            next += sample.max(1);
-        }
-        let passed = (sample + count).saturating_sub(next + 1);
-        self.worker.passed.store(passed, Relaxed);
-        bits
     }
 
     /// The worker's: begins to write.
@@ -145,13 +126,14 @@ impl Ring {
         let (from, end) = (self.taken.0.load(Relaxed), self.worker.end.load(Acquire));
         let mut at = from;
         while at < end {
-            let words = Record::words(self.load(at) as u16) as u64;
+            let words = self.length(at);
             if (at + words - from) * 8 > room as u64 {
                 break;
             }
+            let record = self.slots(at, words as usize).iter();
+            into.extend(record.flat_map(|word| word.load(Relaxed).to_le_bytes()));
             at += words;
         }
-        into.extend((from..at).flat_map(|at| self.load(at).to_le_bytes()));
         self.taken.0.store(at, Release);
     }
 
@@ -160,7 +142,7 @@ impl Ring {
         let (mut at, end) = (self.taken.0.load(Relaxed), self.worker.end.load(Acquire));
         let mut records = 0;
         while at < end {
-            at += Record::words(self.load(at) as u16) as u64;
+            at += self.length(at);
             records += 1;
         }
         self.taken.0.store(at, Release);
@@ -196,49 +178,42 @@ impl Draft<'_> {
     /// Adds a record of a frame, of which `kept` is kept. Without room it is lost, which is for the
     /// caller to count, as soon as it is known to be wanted.
     pub fn put(&mut self, record: &Record, kept: &[u8]) -> Option<Place> {
-        let place = self.keep(kept, record.length.into())?;
+        let place = self.keep(kept)?;
         self.amend(place, record);
         Some(place)
     }
 
-    /// Adds a copy of a frame of `length` bytes, of which `kept` is kept, and no record: until it is
-    /// moved or amended, or taken back, it is nothing that may be published.
-    pub fn keep(&mut self, kept: &[u8], length: usize) -> Option<Place> {
-        let short = |length| u16::try_from(length).unwrap_or(u16::MAX);
-        let (short_kept, length) = (short(kept.len()), short(length));
-        let words = Record::words(short_kept) as u64;
-        if self.at + words > self.limit {
+    /// Adds a copy of what is kept of a frame, 65,535 bytes at most, and no record: until it is moved or
+    /// amended, or taken back, it is nothing that may be published.
+    #[inline]
+    pub fn keep(&mut self, kept: &[u8]) -> Option<Place> {
+        let words = HEAD + kept.len().div_ceil(8);
+        let end = self.at + words as u64;
+        let slots = self.ring.slots(self.at, words).get(HEAD..)?;
+        if end > self.limit {
             return None;
         }
-        let place = Place(self.at);
-        self.ring
-            .store(self.at, u64::from(short_kept) | u64::from(length) << 16);
-        let data = self.at + HEAD as u64;
         let (chunks, rest) = kept.as_chunks::<8>();
-        let words_of = chunks.iter().map(|chunk| u64::from_le_bytes(*chunk));
-        self.ring.fill(data, words_of);
-        if !rest.is_empty() {
-            let mut last = [0; 8];
-            for (to, from) in last.iter_mut().zip(rest) {
-                *to = *from;
-            }
-            let at = data + chunks.len() as u64;
-            self.ring.store(at, u64::from_le_bytes(last));
+        for (slot, chunk) in slots.iter().zip(chunks) {
+            slot.store(u64::from_le_bytes(*chunk), Relaxed);
         }
-        self.at += words;
+        if !rest.is_empty()
+            && let Some(slot) = slots.last()
+        {
+            slot.store(padded(kept, rest), Relaxed);
+        }
+        let place = Place(self.at);
+        self.at = end;
         Some(place)
     }
 
-    /// Bytes kept of the frame whose record lies at `place`, and bytes of it in all.
-    #[must_use]
-    pub fn length(&self, place: Place) -> (u16, u16) {
-        let sizes = self.ring.load(place.0);
-        (sizes as u16, (sizes >> 16) as u16)
-    }
-
     /// Says something else of a frame. What is kept of it stays.
+    #[inline]
     pub fn amend(&self, place: Place, record: &Record) {
-        self.ring.fill(place.0, record.encode().into_iter());
+        let slots = self.ring.slots(place.0, HEAD);
+        for (slot, word) in slots.iter().zip(record.encode()) {
+            slot.store(word, Relaxed);
+        }
     }
 
     /// Changes what is said of each frame from `place` on.
@@ -246,8 +221,8 @@ impl Draft<'_> {
         let mut at = place.0;
         while at < self.at {
             let mut words = [0; HEAD];
-            for (from, word) in (at..).zip(&mut words) {
-                *word = self.ring.load(from);
+            for (slot, word) in self.ring.slots(at, HEAD).iter().zip(&mut words) {
+                *word = slot.load(Relaxed);
             }
             let Some(record) = Record::decode(words) else {
                 return;
@@ -259,14 +234,15 @@ impl Draft<'_> {
 
     /// Moves a record to the front, to `to`, over what is not wanted; gives the place behind it.
     pub fn move_to(&mut self, place: Place, to: Place, record: &Record) -> Place {
-        let words = Record::words(record.kept) as u64;
+        let words = Record::words(record.kept);
         if place != to {
-            for word in 0..words {
-                self.ring.store(to.0 + word, self.ring.load(place.0 + word));
+            let [from, slots] = [place, to].map(|place| self.ring.slots(place.0, words));
+            for (slot, from) in slots.iter().zip(from) {
+                slot.store(from.load(Relaxed), Relaxed);
             }
         }
         self.amend(to, record);
-        Place(to.0 + words)
+        Place(to.0 + words as u64)
     }
 
     /// Takes back what was put from `place` on.
@@ -277,6 +253,20 @@ impl Draft<'_> {
     /// Lets the control core have all that there is of it.
     pub fn publish(&self) {
         self.ring.worker.end.store(self.at, Release);
+        let next = self.ring.slots(self.at, AHEAD * LINE);
+        for word in next.iter().step_by(LINE) {
+            prefetch_write(word);
+        }
+    }
+}
+
+/// The last bytes of a frame as a word, with zeros behind them.
+#[inline]
+fn padded(kept: &[u8], rest: &[u8]) -> u64 {
+    match kept.last_chunk::<8>() {
+        // No loop: the bytes before them are shifted out.
+        Some(last) => u64::from_le_bytes(*last) >> (8 * (8 - rest.len() % 8)),
+        None => (rest.iter().rev()).fold(0, |word, byte| word << 8 | u64::from(*byte)),
     }
 }
 
@@ -304,21 +294,8 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_has_the_packets_due_that_are_so_one_by_one() {
-        for sample in [1, 2, 3, 31, 32, 33, 100] {
-            let (bursts, alone) = (Ring::new(), Ring::new());
-            for count in (0..=32).chain([32; 9]).chain([1; 70]).chain([17, 5, 0, 31]) {
-                let one_by_one = (0..count).fold(0, |bits, place| {
-                    bits | u32::from(alone.is_due(sample)) << place
-                });
-                assert_eq!(bursts.due(sample, count), one_by_one, "1 in {sample}");
-            }
-        }
-    }
-
-    #[test]
     fn a_full_ring_loses_packets_and_counts_them() {
-        let ring = Ring::new();
+        let ring = Ring::new(1);
         let frame = [7; 1500];
         let mut sent = 0u64;
         while ring.lost() == 0 {
@@ -340,7 +317,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_back_is_never_seen_and_what_is_moved_is_whole() {
-        let ring = Ring::new();
+        let ring = Ring::new(1);
         for _ in 0..10_000 {
             let mut draft = ring.draft();
             let start = draft.end();
@@ -359,11 +336,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_of_a_frame_is_its_bytes_however_many() {
+        let ring = Ring::new(1);
+        let frame: Vec<u8> = (1..=200).collect();
+        for kept in 0..=200 {
+            let mut draft = ring.draft();
+            draft.put(&record(kept), &frame[..kept.into()]).unwrap();
+            draft.publish();
+            let mut out = Vec::new();
+            ring.take(usize::MAX, &mut out);
+            let (bytes, padding) = out[HEAD * 8..].split_at(kept.into());
+            assert_eq!(bytes, &frame[..kept.into()]);
+            assert!(padding.len() < 8 && padding.iter().all(|byte| *byte == 0));
+        }
+    }
+
+    #[test]
     fn one_in_n_is_exact() {
-        let ring = Ring::new();
-        let due: u32 = (0..1000).map(|_| ring.due(7, 13).count_ones()).sum();
-        assert_eq!(due, 13_000 / 7);
-        assert_eq!(ring.due(1, 32), u32::MAX);
+        let ring = Ring::new(7);
         let due = (0..6 * 7).filter(|_| ring.is_due(7)).count();
         assert_eq!(due, 6);
     }

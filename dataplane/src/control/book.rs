@@ -189,6 +189,7 @@ impl Book {
             services.push(Service { full_nat, ..entry });
         }
         let has_quic = services.iter().any(|service| service.quic.is_some());
+        let has_affinity = services.iter().any(|service| service.affinity.is_some());
         let (returns, wide) = self.returns(pool, own, &mut backends);
         let counts_flows = services
             .iter()
@@ -206,6 +207,7 @@ impl Book {
             local: Endpoints::new(&local),
             sessions: self.sessions.clone(),
             has_quic,
+            has_affinity,
             wide: wide.map(Arc::new),
             counts_flows,
             checks_from: *health::PORTS.start(),
@@ -261,6 +263,7 @@ impl Book {
         Ok(Services {
             generation,
             has_quic: services.iter().any(|service| service.quic.is_some()),
+            has_affinity: services.iter().any(|service| service.affinity.is_some()),
             counts_flows: services
                 .iter()
                 .any(|service| service.scheduler.counts_flows()),

@@ -35,6 +35,7 @@ impl<S: BufferSource> Control<S> {
         let capture = Capture::new(filter, request.sample, request.snaplen, workers);
         let capture = Arc::new(capture);
         self.capture = Some(Arc::clone(&capture));
+        self.captures += 1;
         self.publish_again();
         Ok(capture)
     }

@@ -148,6 +148,8 @@ pub struct Control<S: BufferSource> {
     actions: Vec<Action<Waiting<S::Buffer>>>,
     ways: Ways,
     capture: Option<Arc<Capture>>,
+    /// Captures so far.
+    captures: u64,
 }
 
 impl<S: BufferSource> Control<S> {
@@ -207,6 +209,7 @@ impl<S: BufferSource> Control<S> {
             services: Arc::new(services),
             adjacency: Arc::new(adjacency),
             capture: None,
+            capture_number: 0,
         };
         let (publisher, readers) = Publisher::new(snapshot, workers);
         let ways = Ways::new(&config);
@@ -238,6 +241,7 @@ impl<S: BufferSource> Control<S> {
             actions: Vec::new(),
             ways,
             capture: None,
+            captures: 0,
         };
         Ok((control, readers))
     }
@@ -309,6 +313,7 @@ impl<S: BufferSource> Control<S> {
             services,
             adjacency,
             capture: self.capture.clone(),
+            capture_number: self.captures,
         });
         self.versions.push_back((version, generation));
     }

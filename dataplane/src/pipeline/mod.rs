@@ -55,7 +55,7 @@ use lane::{Lanes, Places};
 use look_up::LookUp;
 use part::Asides;
 use quick::Quick;
-use tap::{Tap, Watching};
+use tap::{Countdown, Notes, Tap, Watching};
 
 /// Frames of one burst.
 pub const BURST: usize = 32;
@@ -69,6 +69,8 @@ pub struct Snapshot {
     pub adjacency: std::sync::Arc<Adjacency>,
     /// The capture that there is at the moment.
     pub capture: Option<std::sync::Arc<Capture>>,
+    /// Its number, which no other has had, where workers look anyway; the last one's where there is none.
+    pub capture_number: u64,
 }
 
 /// Where frames go when the pipeline is done with them. Each frame goes to exactly one place.
@@ -116,6 +118,8 @@ pub struct Pipeline<B> {
     conntrack: Conntrack,
     counters: CounterWriter,
     lanes: Box<Lanes>,
+    notes: Box<Notes>,
+    countdown: Countdown,
     features: Features,
     kept: aside::Kept<B>,
     chooser: Chooser,
@@ -138,6 +142,8 @@ impl<B: Buffer> Pipeline<B> {
             conntrack,
             counters,
             lanes: Box::default(),
+            notes: Box::default(),
+            countdown: Countdown::default(),
             features: Features::detect(),
             kept: aside::Kept::default(),
             chooser,
@@ -259,6 +265,8 @@ impl<B: Buffer> Pipeline<B> {
             conntrack,
             counters,
             lanes,
+            notes,
+            countdown,
             kept,
             chooser,
             ..
@@ -269,7 +277,8 @@ impl<B: Buffer> Pipeline<B> {
         };
         let mut tap = match &snapshot.capture {
             None => None,
-            Some(capture) => Tap::begin(capture, &snapshot.services, by, burst.len()),
+            Some(_) if countdown.passes(snapshot.capture_number, burst.len()) => None,
+            Some(capture) => Tap::open(snapshot, capture, countdown, by, burst.len(), notes),
         };
         let mut asides = Asides::new();
         let bytes = self.features.run(Stages {
@@ -288,7 +297,18 @@ impl<B: Buffer> Pipeline<B> {
             sink,
         });
         if !asides.is_empty() {
-            self.handle_asides(snapshot, now, port, asides, tap, sink);
+            let aside = Aside {
+                snapshot,
+                now,
+                port,
+                hasher,
+                conntrack,
+                chooser,
+                counters,
+                kept,
+                decided: Cell::new(None),
+            };
+            Self::handle_asides(aside, asides, tap, sink);
         }
         bytes
     }
@@ -296,25 +316,11 @@ impl<B: Buffer> Pipeline<B> {
     #[cold]
     #[inline(never)]
     fn handle_asides<S: Sink<B>>(
-        &mut self,
-        snapshot: &Snapshot,
-        now: Tick,
-        port: u16,
+        mut aside: Aside<'_, B>,
         asides: Asides<B>,
         mut tap: Option<Tap<'_>>,
         sink: &mut S,
     ) {
-        let mut aside = Aside {
-            snapshot,
-            now,
-            port,
-            hasher: &self.hasher,
-            conntrack: &mut self.conntrack,
-            chooser: &mut self.chooser,
-            counters: &self.counters,
-            kept: &mut self.kept,
-            decided: Cell::new(None),
-        };
         for (frame, packet, why) in asides {
             let watch = match &mut tap {
                 None => None,

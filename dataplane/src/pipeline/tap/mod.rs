@@ -11,63 +11,36 @@
 //! burst, so that a sample costs what its copies cost. Where there is a filter, who gets a packet has
 //! to be known before it is worth a copy: those that may match are kept apart, from leaving as soon
 //! as that is known, and go the longer way.
+//!
+//! A packet of a small sample finds what is done for it cold, and the worker's next packets wait. So one
+//! that is drawn and sent goes a short way of its own (`sent`), without what filters, drops and frames
+//! that are set aside need.
 
+mod countdown;
+mod note;
+mod sent;
 mod watch;
 
-use arrayvec::ArrayVec;
 use weir_engine::buffer::Buffer;
 use weir_engine::counters::CounterWriter;
-use weir_engine::wire::{protocol, tcp::flags};
+use weir_engine::wire::protocol;
 use weir_shm::capture::record::NO_PORT;
-use weir_shm::capture::{Direction, Fate, NOBODY, Record, Why};
+use weir_shm::capture::{Direction, Fate, NOBODY, Record};
 use weir_shm::counters::DropReason;
 
 use super::lane::{Before, Lane, Places, Verdict};
 use super::rewrite::{self, By, Outcome};
-use super::{BURST, Snapshot, quic};
-use crate::capture::{Capture, Draft, Place};
-use crate::conntrack::{Conntrack, State, Tick};
+use super::{Snapshot, quic};
+use crate::capture::{Capture, Draft};
+use crate::conntrack::{Conntrack, Tick};
 use crate::flow::FlowHasher;
 use crate::service::{NO_SERVICE, Services};
 
+use note::Note;
+
+pub use countdown::Countdown;
+pub use note::Notes;
 pub use watch::Watching;
-
-/// What is noted of a frame on its way.
-#[derive(Debug, Clone, Copy)]
-struct Note {
-    /// The place of its service, or [`NO_SERVICE`].
-    service: u32,
-    /// Its backend's number, or [`NOBODY`].
-    backend: u32,
-    why: Why,
-    /// Whether service and backend match.
-    matches: bool,
-    /// Whether its ends match as it came in.
-    ends: bool,
-    /// Its copy.
-    copy: Option<Place>,
-    /// Whether there was no room for that.
-    lost: bool,
-    /// The backend that its client had.
-    pinned: u32,
-    /// The backend that its connection ID names.
-    named: u32,
-    /// What was known of it before it was steered.
-    verdict: Verdict,
-}
-
-const NOTHING: Note = Note {
-    service: NO_SERVICE,
-    backend: NOBODY,
-    why: Why::None,
-    matches: false,
-    ends: false,
-    copy: None,
-    lost: false,
-    pinned: NOBODY,
-    named: NOBODY,
-    verdict: Verdict::Forward,
-};
 
 /// A capture's look at one burst; see the module's text.
 pub struct Tap<'a> {
@@ -80,37 +53,40 @@ pub struct Tap<'a> {
     drawn: bool,
     /// The frames of the burst that may be wanted.
     wanted: Places,
-    /// Of each of those, in order.
-    notes: ArrayVec<Note, BURST>,
+    /// By the places of those.
+    notes: &'a mut Notes,
     /// Those that are set aside, in order, a bit each: whether they may be wanted.
     asides: u32,
 }
 
 impl<'a> Tap<'a> {
-    /// Hot while there is a capture: for a burst of `count` frames; `None` if none of them is wanted.
-    #[inline(always)]
-    pub fn begin(
+    /// For a burst of `count` frames that a capture does not let pass; `None` if none of them is wanted.
+    #[cold]
+    #[inline(never)]
+    pub fn open(
+        snapshot: &'a Snapshot,
         capture: &'a Capture,
-        services: &'a Services,
+        countdown: &mut Countdown,
         by: By,
         count: usize,
+        notes: &'a mut Notes,
     ) -> Option<Self> {
-        let drawn = capture.takes_all();
         let ring = capture.ring(by.worker)?;
+        let drawn = capture.takes_all();
         let wanted = if drawn {
-            ring.due(capture.sample(), count)
+            countdown.draw(snapshot.capture_number, capture.sample(), count)
         } else {
             u32::MAX.unbounded_shr(u32::BITS.saturating_sub(count as u32))
         };
         (wanted != 0).then(|| Self {
             capture,
-            services,
+            services: &snapshot.services,
             draft: ring.draft(),
             by,
             unix_ns: capture.now(),
             drawn,
             wanted: Places(wanted),
-            notes: ArrayVec::new(),
+            notes,
             asides: 0,
         })
     }
@@ -143,23 +119,27 @@ impl<'a> Tap<'a> {
             wanted |= 1 << place;
             let mut note = Note {
                 verdict: lane.verdict,
-                ..NOTHING
+                ..Note::default()
             };
             if lane.verdict == Verdict::Forward {
                 note.service = lane.service;
                 lane.before = Before::STEADY;
-                self.remember(&mut note, hasher, now, conntrack, frame.data(), lane);
+                if self.remembers() {
+                    self.remember(&mut note, hasher, now, conntrack, frame.data(), lane);
+                }
             }
             if self.drawn && !is_set_aside(lane.verdict) {
-                (note.matches, note.ends) = (true, true);
-                let (capture, by) = (self.capture, self.by);
-                keep(&mut note, capture, by, &mut self.draft, frame.data());
+                note.keep(self.capture, &mut self.draft, frame.data());
             }
-            // Never full: a burst has no more frames than there is room for notes.
-            let _ = self.notes.try_push(note);
+            self.notes[place] = note;
         }
         self.wanted = Places(wanted);
         self.apart()
+    }
+
+    /// Whether anything of any client's packet may not be known after it has been steered.
+    const fn remembers(&self) -> bool {
+        self.services.has_affinity | self.services.has_quic
     }
 
     /// Whether a packet is known already not to be of the service or backend that is asked for.
@@ -183,6 +163,7 @@ impl<'a> Tap<'a> {
 
     /// What is known of a client's packet, and may not be afterwards: where its client's flows go, and
     /// whom it names.
+    #[inline(never)]
     fn remember(
         &self,
         note: &mut Note,
@@ -223,9 +204,9 @@ impl<'a> Tap<'a> {
     #[cold]
     #[inline(never)]
     pub fn put_back(&self, lanes: &mut [Lane]) {
-        for (lane, note) in self.wanted.of(lanes).zip(&self.notes) {
+        for (place, lane) in self.wanted.zip(self.wanted.of(lanes)) {
             if lane.verdict == Verdict::Apart {
-                lane.verdict = note.verdict;
+                lane.verdict = self.notes[place].verdict;
             }
         }
     }
@@ -242,12 +223,16 @@ impl<'a> Tap<'a> {
         burst: &mut [B],
         lanes: &mut [Lane],
     ) {
-        self.decide(burst, lanes);
-        if !is_over {
-            rewrite::all(snapshot, self.by, counters, burst, lanes);
-            self.part(lanes);
+        if is_over && self.drawn {
+            self.tell_sent(burst, lanes);
+        } else {
+            self.decide(burst, lanes);
+            if !is_over {
+                rewrite::all(snapshot, self.by, counters, burst, lanes);
+                self.part(lanes);
+            }
+            self.tell(burst, lanes);
         }
-        self.tell(burst, lanes);
         self.show();
     }
 
@@ -255,21 +240,22 @@ impl<'a> Tap<'a> {
     /// wanted and are not drawn.
     fn decide<B: Buffer>(&mut self, burst: &[B], lanes: &[Lane]) {
         let (capture, services, by) = (self.capture, self.services, self.by);
-        for (place, note) in self.wanted.zip(&mut self.notes) {
+        for place in self.wanted {
             let (Some(frame), Some(lane)) = (burst.get(place), lanes.get(place)) else {
                 return;
             };
+            let note = &mut self.notes[place];
             if is_set_aside(lane.verdict) {
                 continue;
             }
-            decided(note, services, by, lane);
+            note.decide(services, by, lane);
             if !self.drawn {
                 let filter = &capture.filter;
                 let service = number(services, note.service);
                 note.matches = filter.whose(service, known(note.backend));
                 note.ends = note.matches && filter.ends(frame.data());
-                if note.matches {
-                    keep(note, capture, by, &mut self.draft, frame.data());
+                if note.matches && filter.by(by.port) {
+                    note.keep(capture, &mut self.draft, frame.data());
                 }
             }
         }
@@ -300,14 +286,14 @@ impl<'a> Tap<'a> {
     fn tell<B: Buffer>(&mut self, burst: &[B], lanes: &[Lane]) {
         let (capture, by) = (self.capture, self.by);
         let filter = &capture.filter;
-        let mut front = self.notes.iter().find_map(|note| note.copy);
+        let copies = |mut places: Places| places.find_map(|place| self.notes[place].copy);
+        let mut front = copies(self.wanted);
         let mut leaving = 0;
-        for (index, place) in self.wanted.enumerate() {
-            let (Some(frame), Some(lane), Some(note)) =
-                (burst.get(place), lanes.get(place), self.notes.get(index))
-            else {
+        for place in self.wanted {
+            let (Some(frame), Some(lane)) = (burst.get(place), lanes.get(place)) else {
                 break;
             };
+            let note = &self.notes[place];
             if has_gone_aside(lane) {
                 continue;
             }
@@ -316,11 +302,9 @@ impl<'a> Tap<'a> {
                 _ => (Fate::Sent, lane.port, None),
             };
             let is_sent = fate == Fate::Sent;
-            let is_drop =
-                |drops: crate::capture::Reasons| reason.is_some_and(|reason| drops.has(reason));
             let matches = self.drawn
                 || note.matches
-                    && filter.drops.is_none_or(is_drop)
+                    && filter.why(reason)
                     && (note.ends || is_sent && filter.ends(frame.data()))
                     && (filter.by(by.port) || is_sent && filter.by(other))
                     && self.is_due();
@@ -328,10 +312,9 @@ impl<'a> Tap<'a> {
                 continue;
             }
             if let (Some(copy), Some(to)) = (note.copy, front) {
-                let (kept, length) = self.draft.length(copy);
                 let record = Record {
-                    kept,
-                    length,
+                    kept: note.kept,
+                    length: note.length,
                     fate,
                     other,
                     reason,
@@ -357,19 +340,16 @@ impl<'a> Tap<'a> {
     /// Copies frames as they leave.
     fn show_leaving<B: Buffer>(&mut self, leaving: Places, burst: &[B], lanes: &[Lane]) {
         let (capture, by) = (self.capture, self.by);
-        for (place, note) in self.wanted.zip(&self.notes) {
+        for place in leaving {
             let (Some(frame), Some(lane)) = (burst.get(place), lanes.get(place)) else {
                 break;
             };
-            if !leaving.has(place as u32) {
-                continue;
-            }
             let record = Record {
                 fate: Fate::Sent,
                 other: by.port,
                 ..capture.record(by.worker, lane.port, Direction::Out, frame.data())
             };
-            let record = self.filled(record, note);
+            let record = self.filled(record, &self.notes[place]);
             if self.draft.put(&record, capture.cut(frame.data())).is_none() {
                 self.draft.lose();
             }
@@ -385,66 +365,6 @@ impl<'a> Tap<'a> {
     /// Lets the control core have what has been captured so far.
     pub fn show(&self) {
         self.draft.publish();
-    }
-}
-
-/// Copies a frame as it came in, if that is to be shown.
-fn keep(note: &mut Note, capture: &Capture, by: By, draft: &mut Draft<'_>, frame: &[u8]) {
-    let filter = &capture.filter;
-    if filter.incoming && filter.by(by.port) {
-        note.copy = draft.keep(capture.cut(frame), frame.len());
-        note.lost = note.copy.is_none();
-    }
-}
-
-/// Who gets a frame, and why.
-fn decided(note: &mut Note, services: &Services, by: By, lane: &Lane) {
-    let verdict = match lane.verdict {
-        // It has been rewritten already: it was what it was, and who gets it is as was decided.
-        Verdict::Sent | Verdict::Done => note.verdict,
-        verdict => verdict,
-    };
-    match verdict {
-        Verdict::Forward | Verdict::Steered | Verdict::Named | Verdict::Session => {
-            note.service = lane.service;
-            note.backend = lane.backend;
-            note.why = why(note, lane);
-        }
-        Verdict::Return => {
-            note.backend = lane.backend;
-            note.why = Why::Return;
-        }
-        Verdict::Answer => {
-            let table =
-                (services.sessions.as_ref()).and_then(|sessions| sessions.table(by.worker.into()));
-            let record = table.and_then(|table| table.record(lane.session));
-            note.backend = record.map_or(NOBODY, |record| record.backend_number());
-            note.why = Why::Session;
-        }
-        _ => {}
-    }
-    if note.service == NO_SERVICE
-        && let Some(backend) = services.backends.get(note.backend as usize)
-    {
-        note.service = backend.service;
-    }
-}
-
-/// What named the backend of a client's packet.
-fn why(note: &Note, lane: &Lane) -> Why {
-    if note.named != NOBODY && note.named == lane.backend {
-        return Why::ConnectionId;
-    }
-    let opening = flags::SYN | flags::ACK | flags::RST | flags::FIN;
-    match lane.before.held() {
-        Some((State::Closing, _)) if lane.packet.tcp_flags & opening == flags::SYN => {
-            Why::Scheduler
-        }
-        Some((_, backend)) if backend == lane.backend => Why::Conntrack,
-        Some(_) => Why::Moved,
-        None if lane.before == Before::STEADY => Why::Conntrack,
-        None if note.pinned == lane.backend => Why::Affinity,
-        None => Why::Scheduler,
     }
 }
 

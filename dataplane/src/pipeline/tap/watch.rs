@@ -6,7 +6,7 @@ use weir_shm::capture::record::NO_PORT;
 use weir_shm::capture::{Direction, Fate, NOBODY, Record, Why};
 use weir_shm::counters::DropReason;
 
-use super::{Ending, NOTHING, Tap, fate_of, known, number};
+use super::{Ending, Note, Tap, fate_of, known, number};
 use crate::adjacency::Neighbour;
 use crate::capture::Place;
 use crate::parse::Packet;
@@ -62,7 +62,7 @@ impl Tap<'_> {
     pub fn settled(&mut self, watch: &Watch, packet: Option<&Packet>, backend: Option<u32>) {
         let filter = &self.capture.filter;
         let (fate, other, reason) = watch.fate.unwrap_or((Fate::Waits, NO_PORT, None));
-        let mut note = NOTHING;
+        let mut note = Note::default();
         if let Some(backend) = backend {
             note.backend = backend;
             note.why = Why::Related;
@@ -73,11 +73,9 @@ impl Tap<'_> {
             let exact = self.services.exact(packet);
             note.service = exact.or_else(at_vip).unwrap_or(NO_SERVICE);
         }
-        let is_drop =
-            |drops: crate::capture::Reasons| reason.is_some_and(|reason| drops.has(reason));
         let matches = watch.matches
             && filter.whose(number(self.services, note.service), known(note.backend))
-            && filter.drops.is_none_or(is_drop)
+            && filter.why(reason)
             && (self.drawn || self.is_due());
         if !matches {
             return self.draft.take_back(watch.start);
