@@ -57,7 +57,7 @@ struct Ends {
 }
 
 impl Filter {
-    /// Whether every packet matches.
+    /// Whether every packet matches, so that a sample can be drawn before anything is looked at.
     #[must_use]
     pub const fn takes_all(&self) -> bool {
         self.service.is_none()

@@ -25,8 +25,6 @@ pub use ring::{Draft, Place, Ring};
 pub struct Capture {
     /// What is captured.
     pub filter: Filter,
-    /// Whether that is every packet.
-    takes_all: bool,
     /// One in so many of the packets that match.
     sample: u32,
     /// Bytes of a frame that are kept.
@@ -47,13 +45,11 @@ impl Capture {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let unix_ns = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
-        let sample = sample.max(1);
         Self {
-            takes_all: filter.takes_all(),
             filter,
-            sample,
+            sample: sample.max(1),
             snaplen: u16::try_from(snaplen).unwrap_or(u16::MAX),
-            rings: (0..=workers).map(|_| Ring::new(sample)).collect(),
+            rings: (0..=workers).map(|_| Ring::new()).collect(),
             clock,
             epoch: unix_ns.wrapping_sub(clock.now().0),
         }
@@ -70,13 +66,6 @@ impl Capture {
     #[must_use]
     pub const fn sample(&self) -> u32 {
         self.sample
-    }
-
-    /// Whether every packet matches, so that a sample can be drawn before anything is looked at.
-    #[inline]
-    #[must_use]
-    pub const fn takes_all(&self) -> bool {
-        self.takes_all
     }
 
     /// The ring of a worker; behind the last the control core's.
@@ -111,13 +100,21 @@ impl Capture {
         frame.get(..usize::from(self.snaplen)).unwrap_or(frame)
     }
 
+    /// How many bytes of a frame are kept, and how many it has.
+    #[inline]
+    #[must_use]
+    pub fn sizes(&self, frame: &[u8]) -> (u16, u16) {
+        let length = u16::try_from(frame.len()).unwrap_or(u16::MAX);
+        (length.min(self.snaplen), length)
+    }
+
     /// A record of a frame of which nothing is known yet.
     #[inline]
     #[must_use]
     pub fn record(&self, worker: u16, port: u16, direction: Direction, frame: &[u8]) -> Record {
-        let length = u16::try_from(frame.len()).unwrap_or(u16::MAX);
+        let (kept, length) = self.sizes(frame);
         Record {
-            kept: length.min(self.snaplen),
+            kept,
             length,
             direction,
             fate: Fate::Control,

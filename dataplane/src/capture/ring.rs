@@ -35,8 +35,8 @@ struct Worker {
     end: AtomicU64,
     /// Packets that found no room.
     lost: AtomicU64,
-    /// Packets, of those that are counted one by one, up to the next one of the sample and with it.
-    left: AtomicU64,
+    /// Packets, of those that are counted one by one, since the last one of a sample.
+    passed: AtomicU64,
 }
 
 /// The control core's line.
@@ -53,17 +53,12 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// A ring for one packet in `sample`.
-    pub(super) fn new(sample: u32) -> Self {
-        let worker = Worker {
-            left: AtomicU64::new(sample.into()),
-            ..Worker::default()
-        };
+    pub(super) fn new() -> Self {
         Self {
             words: (0..WORDS as usize + MAX_WORDS)
                 .map(|_| AtomicU64::new(0))
                 .collect(),
-            worker,
+            worker: Worker::default(),
             taken: Taken::default(),
         }
     }
@@ -95,10 +90,10 @@ impl Ring {
     /// The worker's: counts a packet that matches, and says whether it is the one in `sample`.
     #[must_use]
     pub fn is_due(&self, sample: u32) -> bool {
-        let left = self.worker.left.load(Relaxed);
-        let due = left <= 1;
-        let left = if due { sample.into() } else { left - 1 };
-        self.worker.left.store(left, Relaxed);
+        let passed = self.worker.passed.load(Relaxed) + 1;
+        let due = passed >= u64::from(sample);
+        let passed = if due { 0 } else { passed };
+        self.worker.passed.store(passed, Relaxed);
         due
     }
 
@@ -295,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_full_ring_loses_packets_and_counts_them() {
-        let ring = Ring::new(1);
+        let ring = Ring::new();
         let frame = [7; 1500];
         let mut sent = 0u64;
         while ring.lost() == 0 {
@@ -317,7 +312,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_back_is_never_seen_and_what_is_moved_is_whole() {
-        let ring = Ring::new(1);
+        let ring = Ring::new();
         for _ in 0..10_000 {
             let mut draft = ring.draft();
             let start = draft.end();
@@ -337,7 +332,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_of_a_frame_is_its_bytes_however_many() {
-        let ring = Ring::new(1);
+        let ring = Ring::new();
         let frame: Vec<u8> = (1..=200).collect();
         for kept in 0..=200 {
             let mut draft = ring.draft();
@@ -353,7 +348,7 @@ mod tests {
 
     #[test]
     fn one_in_n_is_exact() {
-        let ring = Ring::new(7);
+        let ring = Ring::new();
         let due = (0..6 * 7).filter(|_| ring.is_due(7)).count();
         assert_eq!(due, 6);
     }

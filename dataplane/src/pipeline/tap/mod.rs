@@ -13,12 +13,11 @@
 //! as that is known, and go the longer way.
 //!
 //! A packet of a small sample finds what is done for it cold, and the worker's next packets wait. So one
-//! that is drawn and sent goes a short way of its own (`sent`), without what filters, drops and frames
-//! that are set aside need.
+//! that is drawn and sent is told of by a shorter way, without what filters, drops and frames that are set
+//! aside need.
 
 mod countdown;
 mod note;
-mod sent;
 mod watch;
 
 use weir_engine::buffer::Buffer;
@@ -72,7 +71,7 @@ impl<'a> Tap<'a> {
         notes: &'a mut Notes,
     ) -> Option<Self> {
         let ring = capture.ring(by.worker)?;
-        let drawn = capture.takes_all();
+        let drawn = capture.filter.takes_all();
         let wanted = if drawn {
             countdown.draw(snapshot.capture_number, capture.sample(), count)
         } else {
@@ -261,6 +260,41 @@ impl<'a> Tap<'a> {
         }
     }
 
+    /// Of frames that are drawn, after all of their burst have been sent: what has been decided, and
+    /// copies as they leave. No filter is to be asked, no copy moved, and nothing has gone aside.
+    fn tell_sent<B: Buffer>(&mut self, burst: &[B], lanes: &[Lane]) {
+        for place in self.wanted {
+            let Some(lane) = lanes.get(place) else {
+                break;
+            };
+            self.notes[place].decide(self.services, self.by, lane);
+            let note = &self.notes[place];
+            if let Some(copy) = note.copy {
+                let record = self.arrived(note, (Fate::Sent, lane.port, None));
+                self.draft.amend(copy, &record);
+            } else if note.lost {
+                self.draft.lose();
+            }
+        }
+        if self.capture.filter.outgoing {
+            self.show_leaving(self.wanted, burst, lanes);
+        }
+    }
+
+    /// What is told of a frame as it came in.
+    fn arrived(&self, note: &Note, (fate, other, reason): Ending) -> Record {
+        let By { worker, port } = self.by;
+        let record = Record {
+            kept: note.kept,
+            length: note.length,
+            fate,
+            other,
+            reason,
+            ..self.capture.record(worker, port, Direction::In, &[])
+        };
+        self.filled(record, note)
+    }
+
     fn filled(&self, record: Record, note: &Note) -> Record {
         Record {
             why: note.why,
@@ -284,8 +318,7 @@ impl<'a> Tap<'a> {
 
     /// After frames have been rewritten: what became of them, and copies of those that leave.
     fn tell<B: Buffer>(&mut self, burst: &[B], lanes: &[Lane]) {
-        let (capture, by) = (self.capture, self.by);
-        let filter = &capture.filter;
+        let (filter, by) = (&self.capture.filter, self.by);
         let copies = |mut places: Places| places.find_map(|place| self.notes[place].copy);
         let mut front = copies(self.wanted);
         let mut leaving = 0;
@@ -312,15 +345,7 @@ impl<'a> Tap<'a> {
                 continue;
             }
             if let (Some(copy), Some(to)) = (note.copy, front) {
-                let record = Record {
-                    kept: note.kept,
-                    length: note.length,
-                    fate,
-                    other,
-                    reason,
-                    ..capture.record(by.worker, by.port, Direction::In, &[])
-                };
-                let record = self.filled(record, note);
+                let record = self.arrived(note, (fate, other, reason));
                 front = Some(self.draft.move_to(copy, to, &record));
             } else if note.lost {
                 self.draft.lose();

@@ -65,10 +65,8 @@ impl Note {
     #[inline]
     pub(super) fn keep(&mut self, capture: &Capture, draft: &mut Draft<'_>, frame: &[u8]) {
         if capture.filter.incoming {
-            let kept = capture.cut(frame);
-            self.kept = kept.len() as u16;
-            self.length = u16::try_from(frame.len()).unwrap_or(u16::MAX);
-            self.copy = draft.keep(kept);
+            (self.kept, self.length) = capture.sizes(frame);
+            self.copy = draft.keep(capture.cut(frame));
             self.lost = self.copy.is_none();
         }
     }
